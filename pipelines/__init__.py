@@ -1,0 +1,28 @@
+"""Generation pipelines. Importing this package is quick: each name brings in its module on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.loading import load_pipeline
+    from pipelines.scale_dit.pipeline_scale_dit import ScaleDiTPipeline
+
+__all__ = ["ScaleDiTPipeline", "load_pipeline"]
+
+# public name -> the module that defines it
+_MODULES = {
+    "ScaleDiTPipeline": "pipelines.scale_dit.pipeline_scale_dit",
+    "load_pipeline": "pipelines.loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value  # the next access does not come through here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""The package file keeps a foreign `tests` package on the path from shadowing this one."""
