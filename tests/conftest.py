@@ -31,6 +31,10 @@ os.environ.update(
     XDG_CACHE_HOME=str(_SCRATCH / "cache"),
     XDG_DATA_HOME=str(_SCRATCH / "data"),
 )
+# A person's own settings must not decide what the tests see.
+for _name in [name for name in os.environ if name.startswith("TESSERA_") and name != "TESSERA_PARITY_DIR"]:
+    del os.environ[_name]
+os.environ["TESSERA_DATA_DIR"] = str(_SCRATCH / "studio")
 for _proxy in ("http_proxy", "https_proxy", "all_proxy"):
     os.environ.pop(_proxy, None)
     os.environ.pop(_proxy.upper(), None)

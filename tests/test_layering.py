@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PRODUCT = ("app.py", "studio", "pipelines", "kernels")
 BESIDE = ("tests", "benchmarks")  # may import every layer, and no layer may import them
 
-# Rooms of pipelines/ by rank: a file imports lower ranks and its own room. Rank 1 holds single modules that may
+# Rooms of pipelines/ by rank: a file imports lower ranks and its own room. Rank 1 holds modules that may
 # know each other; the families (5) never do.
 FAMILIES = ("scale_dit", "compass", "longalign", "flextok", "vidrd")
 RANK = {
