@@ -1,0 +1,1 @@
+"""Space-filling curves and the token orders built from them."""
