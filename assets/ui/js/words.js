@@ -1,0 +1,44 @@
+// How numbers are said.
+
+/** 0.4 s, 12 s, 2 min 5 s, 1 h 10 min. */
+export function duration(seconds) {
+  if (!Number.isFinite(seconds)) return "";
+  if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}
+
+/** Time left, in steps a person would use: nothing finer than it is known. */
+export function remaining(seconds) {
+  if (!Number.isFinite(seconds)) return "";
+  if (seconds < 1.5) return "almost done";
+  const step = seconds < 20 ? 1 : seconds < 120 ? 5 : 15;
+  return `about ${duration(Math.max(2, Math.ceil(seconds / step) * step))} left`;
+}
+
+/** 640 MB, 2.3 GB (powers of ten). */
+export function bytes(count) {
+  if (!Number.isFinite(count) || count <= 0) return "";
+  return count < 1e9 ? `${Math.max(1, Math.round(count / 1e6))} MB` : `${(count / 1e9).toFixed(1)} GB`;
+}
+
+/** 1024 × 576 */
+export function size(width, height) {
+  return `${width} × ${height}`;
+}
+
+const PHASES = { load: "Loading the model", encode: "Reading the prompt", decode: "Developing", save: "Saving" };
+
+/** What a running job is doing, in one line. */
+export function activity(job) {
+  if (job.phase === "paint") {
+    const step = job.steps ? `, step ${Math.min(job.step + 1, job.steps)} of ${job.steps}` : "";
+    return `Painting ${size(job.width, job.height)}${step}`;
+  }
+  if (job.phase === "decode" && job.steps > 1) {
+    return `${PHASES.decode} ${size(job.request.width, job.request.height)}, tile ${job.step} of ${job.steps}`;
+  }
+  return PHASES[job.phase] || "Working";
+}
