@@ -1,0 +1,96 @@
+"""SQLite files that survive kills and damage: write-ahead log, versioned schema, damaged files set aside."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class Database:
+    """One connection that all threads share under a lock.
+
+    Args:
+        path: File; its folder exists.
+        schema: Statements that build an empty database.
+        version: Number kept in `user_version`; a file of another version is set aside and begun anew.
+    Raises:
+        OSError: the file can't be made or opened.
+    """
+
+    def __init__(self, path: Path, schema: str, version: int) -> None:
+        self._lock = threading.RLock()
+        self.was_rebuilt = False
+        try:
+            self._connection = _open(path, schema, version)
+        except sqlite3.DatabaseError as error:
+            if not path.exists() or isinstance(error, sqlite3.OperationalError):
+                raise OSError(f"{path.name} can't be opened ({error})") from error
+            logger.warning("setting %s aside: %s", path.name, error)
+            _set_aside(path)
+            self._connection = _open(path, schema, version)
+            self.was_rebuilt = True
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed at the end, rolled back on any exception."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def rows(self, statement: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        """All rows of a query."""
+        with self._lock:
+            return self._connection.execute(statement, values).fetchall()
+
+    def row(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Row | None:
+        """The first row of a query, or None."""
+        with self._lock:
+            found: sqlite3.Row | None = self._connection.execute(statement, values).fetchone()
+            return found
+
+    def close(self) -> None:
+        """Fold the log into the file and close. Safe to call twice."""
+        with self._lock:
+            self._connection.close()
+
+
+def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
+    # autocommit mode: transactions are written out, so nothing commits by accident
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found not in (0, version):
+            raise sqlite3.DatabaseError(f"schema version {found}, this studio writes {version}")
+        connection.executescript(schema)
+        connection.execute(f"PRAGMA user_version = {version:d}")
+        if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("the file is damaged")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_aside(path: Path) -> None:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.replace(path.with_name(f"{path.name}{suffix}.damaged-{stamp}"))

@@ -1,0 +1,236 @@
+"""Models this installation knows: what is there, whether it is whole, and the few that are loaded."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from studio.errors import StudioError
+from studio.painter import Painter
+from studio.requests import DEFAULT_MODEL, shown
+from studio.settings import Settings
+
+ModelState = Literal["ok", "missing", "damaged"]
+# a pipeline class named in a model folder is only ever looked up in this list, never imported by name
+IMAGE_CLASSES = frozenset({"FluxPipeline", "ScaleDiTPipeline"})
+ALIASES = {DEFAULT_MODEL: "storybook-flux"}
+_MAX_INDEX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """One model as `models list` and the page show it.
+
+    Args:
+        name: What requests call it.
+        folder: Where its files are.
+        family: Pipeline or model class, "" when unknown.
+        license: Licence of the weights, "" when unknown.
+        size_bytes: Bytes on disk.
+        state: "ok", "missing" or "damaged".
+        problems: One sentence each; empty when ok.
+        paints: Whether it can answer an `ImageRequest`.
+        embedded: Whether it ships with the studio (its world is small and known).
+        aliases: Other names requests may use.
+    """
+
+    name: str
+    folder: Path
+    family: str
+    license: str
+    size_bytes: int
+    state: ModelState
+    problems: tuple[str, ...]
+    paints: bool
+    embedded: bool
+    aliases: tuple[str, ...] = ()
+
+
+class Registry:
+    """Lists, checks and loads models. Thread-safe; loading happens on the caller's thread.
+
+    Args:
+        settings: Says where models are and how many stay loaded.
+        painter: Reads manifests, checks files, loads.
+    """
+
+    def __init__(self, settings: Settings, painter: Painter) -> None:
+        self._settings = settings
+        self._painter = painter
+        self._loaded: OrderedDict[str, tuple[tuple[object, ...], Any]] = OrderedDict()
+        self._verified: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {}
+        self._lock = threading.RLock()
+
+    def cards(self, *, verify: bool = False) -> list[ModelCard]:
+        """Every known model. `verify` reads all files; otherwise presence and sizes decide (a few ms)."""
+        return [self._card(name, folder, entry, verify) for name, folder, entry in self._known()]
+
+    def card(self, name: str, *, verify: bool = False) -> ModelCard:
+        """The model called `name` (or by an alias).
+
+        Raises:
+            StudioError: "unknown_model", listing the known ones.
+        """
+        wanted = ALIASES.get(name, name)
+        known = self._known()
+        for found, folder, entry in known:
+            if found == wanted:
+                return self._card(found, folder, entry, verify)
+        names = [name for name, _, _ in known]
+        names += [alias for alias, target in ALIASES.items() if target in names]
+        listing = ", ".join(sorted(names)) or f"none (nothing found in {self._settings.weights_dir.name}/)"
+        raise StudioError("unknown_model", f"model: given {shown(name)}, allowed {listing}.")
+
+    def paintable(self, name: str) -> ModelCard:
+        """The card of a model that can paint now.
+
+        Raises:
+            StudioError: unknown, not a picture model, missing or damaged.
+        """
+        card = self.card(name)
+        self._require_whole(card)
+        if not card.paints:
+            usable = ", ".join(other.name for other in self.cards() if other.paints) or "none"
+            raise StudioError(
+                "unknown_model", f"model: {card.name} does not paint pictures, allowed {usable}."
+            )
+        return card
+
+    def load(self, name: str) -> tuple[ModelCard, Any]:
+        """A model ready to paint; the least recently used one is let go when too many are loaded.
+
+        Raises:
+            StudioError: unknown, missing or damaged; a model loaded before stays loaded.
+        """
+        card = self.paintable(name)
+        stamp = _stamp(card.folder)
+        with self._lock:
+            kept = self._loaded.get(card.name)
+            if kept and kept[0] == stamp:
+                self._loaded.move_to_end(card.name)
+                return card, kept[1]
+        card = self.card(card.name, verify=True)
+        self._require_whole(card)
+        try:
+            model = self._painter.load_model(card.folder)
+        except StudioError:
+            raise
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise StudioError(
+                "damaged_model", f"The model {card.name} can't be loaded ({reason}).", _REPAIR
+            ) from error
+        with self._lock:
+            self._loaded[card.name] = (stamp, model)
+            self._loaded.move_to_end(card.name)
+            while len(self._loaded) > self._settings.loaded_models:
+                self._loaded.popitem(last=False)
+        return card, model
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether painting with `name` starts without loading."""
+        with self._lock:
+            return ALIASES.get(name, name) in self._loaded
+
+    def _require_whole(self, card: ModelCard) -> None:
+        if card.state == "missing":
+            raise StudioError(
+                "missing_model", f"The model {card.name} is missing: {card.problems[0]}", _REPAIR
+            )
+        if card.state == "damaged":
+            raise StudioError(
+                "damaged_model", f"The model {card.name} is damaged: {card.problems[0]}", _REPAIR
+            )
+
+    def _known(self) -> list[tuple[str, Path, dict[str, Any]]]:
+        """(name, folder, manifest entry) of embedded models, then of further folders; first name wins."""
+        weights = self._settings.weights_dir
+        models = self._painter.read_manifest(weights).get("models", {})
+        known = [(name, weights / entry.get("folder", name), entry) for name, entry in models.items()]
+        names = {name for name, _, _ in known}
+        for folder in self._settings.model_dirs:
+            if folder.name not in names:
+                known.append((folder.name, folder, {}))
+                names.add(folder.name)
+        return known
+
+    def _card(self, name: str, folder: Path, entry: dict[str, Any], verify: bool) -> ModelCard:
+        state, problems = self._state(folder, entry, verify)
+        family = str(entry.get("class", "")) or _pipeline_class(folder)
+        return ModelCard(
+            name=name,
+            folder=folder,
+            family=family,
+            license=str(entry.get("license", "")),
+            size_bytes=sum(size for _, size, _ in _files(folder)),
+            state=state,
+            problems=problems,
+            paints=_pipeline_class(folder) in IMAGE_CLASSES,
+            embedded=bool(entry),
+            aliases=tuple(alias for alias, target in ALIASES.items() if target == name),
+        )
+
+    def _state(self, folder: Path, entry: dict[str, Any], verify: bool) -> tuple[ModelState, tuple[str, ...]]:
+        if not folder.is_dir():
+            return "missing", (f"there is no folder {folder.name}.",)
+        listed = entry.get("files", {})
+        problems = [text for path, facts in listed.items() if (text := _size_problem(folder, path, facts))]
+        if not problems and verify:
+            problems = list(self._verify(folder))
+        return ("damaged", tuple(problems)) if problems else ("ok", ())
+
+    def _verify(self, folder: Path) -> tuple[str, ...]:
+        stamp = _stamp(folder)
+        with self._lock:
+            known = self._verified.get(str(folder))
+            if known and known[0] == stamp:
+                return known[1]
+        problems = tuple(self._painter.verify_folder(folder))
+        with self._lock:
+            self._verified[str(folder)] = (stamp, problems)
+        return problems
+
+
+_REPAIR = "Put the files back (`git restore assets/weights` in a clone), then try again."
+
+
+def _size_problem(folder: Path, path: str, facts: dict[str, Any]) -> str:
+    try:
+        size = (folder / path).stat().st_size
+    except OSError:
+        return f"file {path} is not there."
+    expected = facts.get("bytes")
+    return f"file {path} has {size} bytes instead of {expected}." if size != expected else ""
+
+
+def _files(folder: Path) -> list[tuple[str, int, int]]:
+    """(relative path, bytes, mtime ns) of every file, sorted."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        try:
+            stat = path.stat()
+        except OSError:
+            continue
+        if path.is_file():
+            found.append((path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def _stamp(folder: Path) -> tuple[object, ...]:
+    """Changes whenever a file of the folder does; what was checked or loaded before counts no longer then."""
+    return tuple(_files(folder))
+
+
+def _pipeline_class(folder: Path) -> str:
+    index = folder / "model_index.json"
+    try:
+        if index.stat().st_size > _MAX_INDEX_BYTES:
+            return ""
+        data = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(data.get("_class_name", "")) if isinstance(data, dict) else ""

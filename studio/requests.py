@@ -1,0 +1,199 @@
+"""What a person may ask for: one frozen dataclass, validated once, shared by page, API, shell and replay.
+
+Every refusal is one sentence of the form "<field>: given X, allowed Y".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from studio.errors import StudioError
+
+MAX_PROMPT_CHARS = 20_000
+MIN_SIDE = 64
+MAX_SIDE = 16_384
+SIDE_MULTIPLE = 16
+# 8192 x 8192; Pillow refuses to read back pictures above 2.6 times this
+MAX_PIXELS = 8192 * 8192
+MAX_SEED = 2**32 - 1
+MAX_STEPS = 200
+MAX_NAME_CHARS = 128
+DEFAULT_MODEL = "storybook"
+
+_KEPT_CONTROLS = "\n\t"
+# embeddings, overrides and isolates: they could make a prompt read differently from what is painted
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_SIZE = re.compile(r"\s*([0-9]{1,9})\s*[xX*\u00d7]\s*([0-9]{1,9})\s*", re.ASCII)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One picture to paint.
+
+    Args:
+        prompt: 1 to 20,000 characters; stored normalised (see `clean_prompt`).
+        width: Pixels, a multiple of 16 from 64 to 16384; width x height at most 67,108,864.
+        height: Pixels, same rule.
+        seed: 0 to 4294967295.
+        steps: Denoising steps of the first stage, 1 to 200. Default: None, the model's own number.
+        model: A name the registry knows. Default: "storybook".
+        style: Name of a style of `assets/presets/styles.json`. Default: None.
+    Raises:
+        StudioError: kind "bad_input" or "too_long", naming the field, what was given and what is allowed.
+    """
+
+    prompt: str
+    width: int = 1024
+    height: int = 1024
+    seed: int = 0
+    steps: int | None = None
+    model: str = DEFAULT_MODEL
+    style: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", clean_prompt(self.prompt))
+        check_side("width", self.width)
+        check_side("height", self.height)
+        if self.width * self.height > MAX_PIXELS:
+            megapixels = self.width * self.height / 1e6
+            raise StudioError(
+                "bad_input",
+                f"size: given {self.width}x{self.height} ({megapixels:.0f} megapixels), "
+                f"allowed up to {MAX_PIXELS / 1e6:.0f} megapixels.",
+            )
+        check_integer("seed", self.seed, 0, MAX_SEED)
+        if self.steps is not None:
+            check_integer("steps", self.steps, 1, MAX_STEPS)
+        check_name("model", self.model)
+        if self.style is not None:
+            check_name("style", self.style)
+
+    @property
+    def size(self) -> str:
+        """Width and height as the shell writes them, for instance "1024x768"."""
+        return f"{self.width}x{self.height}"
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON values; `from_json` gives the same request back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ImageRequest:
+        """Build a request from outside data; unknown or missing fields are refused by name."""
+        if not isinstance(data, Mapping):
+            raise StudioError(
+                "bad_input", f"request: given {shown(data)}, allowed an object with named fields."
+            )
+        known = [field.name for field in fields(cls)]
+        unknown = [shown(key) for key in data if key not in known]
+        if unknown:
+            raise StudioError(
+                "bad_input", f"request: given unknown field {unknown[0]}, allowed {', '.join(known)}."
+            )
+        if "prompt" not in data:
+            raise StudioError("bad_input", "prompt: nothing given, allowed 1 to 20,000 characters.")
+        return cls(**data)
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """`value` for an error sentence: one printable line of at most `limit` characters, text in quotes."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
+        return "an integer of more than 38 digits"
+    text = ascii(value) if not isinstance(value, str) else repr(value[: limit + 1])
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def clean_prompt(prompt: object, limit: int = MAX_PROMPT_CHARS) -> str:
+    """Normalise a prompt, or refuse it.
+
+    Lone surrogates become U+FFFD, control and direction-override characters go (line breaks and tabs
+    stay), the rest is put in Unicode form NFC and stripped at both ends.
+
+    Raises:
+        StudioError: not text, empty, or longer than `limit` characters before or after normalising.
+    """
+    if not isinstance(prompt, str):
+        raise StudioError(
+            "bad_input", f"prompt: given {shown(prompt)}, allowed text of 1 to {limit:,} characters."
+        )
+    if len(prompt) > limit:
+        raise StudioError("too_long", f"prompt: given {len(prompt):,} characters, allowed 1 to {limit:,}.")
+    text = prompt.replace("\r\n", "\n").replace("\r", "\n")
+    text = "".join(map(_clean_character, text))
+    text = unicodedata.normalize("NFC", text).strip()
+    if not text:
+        raise StudioError("bad_input", f"prompt: given nothing to paint, allowed 1 to {limit:,} characters.")
+    if len(text) > limit:
+        raise StudioError("too_long", f"prompt: given {len(text):,} characters, allowed 1 to {limit:,}.")
+    return text
+
+
+def _clean_character(char: str) -> str:
+    if "\ud800" <= char <= "\udfff":
+        return "\ufffd"
+    if char in _KEPT_CONTROLS:
+        return char
+    if char in _BIDI_CONTROLS or unicodedata.category(char) == "Cc":
+        return ""
+    return char
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height in pixels from "1024x768".
+
+    Raises:
+        StudioError: not two whole numbers joined by x, or a side that is not allowed.
+    """
+    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise StudioError("bad_input", f"size: given {shown(text)}, allowed WIDTHxHEIGHT such as 1024x768.")
+    width, height = int(match[1]), int(match[2])
+    check_side("width", width)
+    check_side("height", height)
+    return width, height
+
+
+def parse_integer(name: str, text: str) -> int:
+    """A whole number typed by a person; "nan", "1.5", "1e3" and "" are refused.
+
+    Raises:
+        StudioError: kind "bad_input".
+    """
+    if not _INTEGER.fullmatch(text.strip()):
+        raise StudioError("bad_input", f"{name}: given {shown(text)}, allowed a whole number.")
+    return int(text)
+
+
+def check_side(name: str, value: object, limit: int = MAX_SIDE) -> None:
+    """Refuse a picture side that is not an int, not a multiple of 16, or out of 64 to `limit`."""
+    allowed = f"allowed multiples of {SIDE_MULTIPLE} from {MIN_SIDE} to {limit}"
+    if type(value) is not int or not MIN_SIDE <= value <= limit:
+        raise StudioError("bad_input", f"{name}: given {shown(value)}, {allowed}.")
+    if value % SIDE_MULTIPLE:
+        lower = value - value % SIDE_MULTIPLE
+        near = f"{lower} or {lower + SIDE_MULTIPLE}" if lower + SIDE_MULTIPLE <= limit else f"{lower}"
+        raise StudioError("bad_input", f"{name}: given {value}, {allowed} (for instance {near}).")
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> None:
+    """Refuse what is not exactly an int (a bool or a float is not) from `low` to `high`."""
+    if type(value) is not int or not low <= value <= high:
+        raise StudioError(
+            "bad_input", f"{name}: given {shown(value)}, allowed whole numbers from {low} to {high}."
+        )
+
+
+def check_name(name: str, value: object) -> None:
+    """Refuse what cannot be the name of a model or style (a path, markup, control characters)."""
+    if not isinstance(value, str) or len(value) > MAX_NAME_CHARS or not _NAME.fullmatch(value):
+        raise StudioError(
+            "bad_input",
+            f"{name}: given {shown(value)}, allowed a name of letters, digits, dots, dashes and spaces.",
+        )

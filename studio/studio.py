@@ -1,0 +1,119 @@
+"""The studio as page, API and shell see it: one object over jobs, gallery, models and forecasts."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+from studio.gallery.gallery import Gallery
+from studio.jobs.queue import JobQueue
+from studio.jobs.runner import Forecast, PipelinePainter, Runner
+from studio.jobs.snapshot import JobSnapshot
+from studio.painter import Painter
+from studio.registry import Registry
+from studio.requests import DEFAULT_MODEL, ImageRequest
+from studio.settings import Settings
+from studio.styles import Style, load_styles
+
+
+class Studio:
+    """Everything behind the page. Thread-safe; one per data folder.
+
+    Opening it marks jobs of a killed process as interrupted, goes on with queued ones and tidies the gallery.
+    Every method raises only `StudioError` for what a person can cause.
+
+    Args:
+        settings: Folders and limits.
+        painter: What paints. Default: the pipelines.
+    Raises:
+        StudioError: "in_use" when another process has this data folder, "unwritable" when nobody can write it.
+    """
+
+    def __init__(self, settings: Settings, painter: Painter | None = None) -> None:
+        self.settings = settings
+        self.painter: Painter = painter if painter is not None else PipelinePainter()
+        self.registry = Registry(settings, self.painter)
+        self.styles: tuple[Style, ...] = load_styles(settings.presets_dir)
+        self.runner = Runner(settings, self.registry, self.painter, self.styles)
+        self._queue = JobQueue(settings, self.runner)
+        try:
+            self.gallery = Gallery(settings.data_dir)
+            self._queue.start(self.gallery)
+        except BaseException:
+            self._queue.close()
+            raise
+        self._close_lock = threading.Lock()
+
+    def submit(self, request: ImageRequest) -> str:
+        """Put a request in the queue and return the job's identifier.
+
+        Raises:
+            StudioError: unknown model or style, size over the limit or over memory, queue full.
+        """
+        return self._queue.submit(request)
+
+    def watch(self, job_id: str) -> JobSnapshot:
+        """The job as it is now; cheap enough to ask every 0.3 s.
+
+        Raises:
+            StudioError: "not_found".
+        """
+        return self._queue.watch(job_id)
+
+    def jobs(self, limit: int = 20) -> list[JobSnapshot]:
+        """The newest `limit` jobs of any state, newest first."""
+        return self._queue.recent(limit)
+
+    def cancel(self, job_id: str) -> bool:
+        """Ask a queued or running job to stop; False when it had already ended.
+
+        A running one stops within a step or tile: watch until its state is final.
+        """
+        return self._queue.cancel(job_id)
+
+    def retry(self, job_id: str) -> str:
+        """Queue a failed, cancelled or interrupted job again under its own identifier, which is returned.
+
+        A job whose picture could not be saved is saved, not painted again.
+        """
+        return self._queue.retry(job_id)
+
+    def unsaved_png(self, job_id: str) -> bytes:
+        """The PNG, recipe included, of a job whose picture is only in memory (`has_unsaved_image`)."""
+        return self._queue.unsaved_png(job_id)
+
+    def forecast(
+        self, width: int, height: int, steps: int | None = None, model: str = DEFAULT_MODEL
+    ) -> Forecast:
+        """Seconds, bytes, stages and whether it fits, corrected by what earlier jobs here really took.
+
+        Raises:
+            StudioError: a size or step number that is not allowed, an unknown or missing model.
+        """
+        return self.runner.forecast(width, height, steps, model, self._queue.pace(model, width * height))
+
+    def painted_prompt(self, prompt: str, style: str | None) -> tuple[str, str]:
+        """The text that would be painted, and a sentence when the style adds nothing ("" otherwise)."""
+        return self.runner.painted_prompt(prompt, style)
+
+    def unknown_words(self, prompt: str, model: str = DEFAULT_MODEL) -> tuple[str, ...]:
+        """Words of `prompt` that `model` does not know; empty for models with an open vocabulary."""
+        return self.runner.unknown_words(prompt, model)
+
+    def world_summary(self) -> str:
+        """One line that says what the embedded models know."""
+        return self.painter.world_summary()
+
+    def close(self) -> None:
+        """Stop the worker: a running job becomes interrupted, queued ones stay. Safe to call twice."""
+        with self._close_lock:
+            self._queue.close()
+            self.gallery.close()
+
+    def __enter__(self) -> Studio:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
