@@ -101,7 +101,7 @@ def _missing_for(marker: str) -> str | None:
     if marker == "browser":
         if importlib.util.find_spec("playwright") is None:
             return "the playwright package is not installed"
-        return None if find_chromium() else "no Chromium found (install chromium or set CHROMIUM to its path)"
+        return None if find_chromium() else "no Chromium found; install it or set CHROMIUM to its path"
     import torch  # only reached when tests with the marker were collected
 
     return None if torch.cuda.is_available() else "no CUDA device"
@@ -118,7 +118,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if reason:
             items[:] = [item for item in items if item not in marked]
             config.hook.pytest_deselected(items=marked)
-            config.stash[_NOT_RUN].append(f"{len(marked)} {marker} tests did not run: {reason}")
+            config.stash[_NOT_RUN].append(f"{marker} tests that did not run: {len(marked)} ({reason})")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
