@@ -1,0 +1,93 @@
+"""PyTorch's CPU flash attention on gathered tiles; key sets that were attended apart are merged by log-sum-exp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .chunks import merge, shared_rows, tile_chunks
+from .plan import TileGroup, TilePlan
+
+# Keys and values of a chunk: near the second-level cache of two cores, and few enough calls.
+_CHUNK_BYTES = 3 << 20
+
+
+def refusal(query: Tensor) -> str | None:
+    """Why this back end cannot take such a tensor; None: it can."""
+    if query.device.type != "cpu":
+        return f"needs a CPU tensor (its kernel returns the log-sum-exp there), got {query.device.type}"
+    if query.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"needs float32, bfloat16 or float16, got {query.dtype}"
+    if not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
+        return "this PyTorch has no CPU flash attention"
+    return None
+
+
+def forward(query: Tensor, key: Tensor, value: Tensor, plan: TilePlan, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention by the plan, without gradients.
+
+    Args:
+        query: `[B, Q, H, D]`, contiguous; all tokens of the plan, or text and image alone.
+        key, value: `[B, plan.length, H, D]`, contiguous.
+
+    Returns:
+        output like `query`, log-sum-exp `[B, H, Q]` fp32.
+    """
+    output = torch.empty_like(query)
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    with_guide = query.shape[1] == plan.length
+    for element in range(query.shape[0]):
+        tensors = (query[element], key[element], value[element])
+        for block in plan.row_blocks(with_guide):
+            rows = slice(block.start, block.stop)
+            keys, values = (shared_rows(x, block.shared) for x in tensors[1:])
+            part, part_lse = _flash(query[element, rows][None], keys[None], values[None], None, scale)
+            output[element, rows], lse[element, rows] = part[0], part_lse[0]
+        for group in plan.tile_groups(with_guide):
+            _attend_tiles(tensors, group, scale, output[element], lse[element])
+    return output, lse.transpose(1, 2)
+
+
+def _attend_tiles(
+    tensors: tuple[Tensor, Tensor, Tensor], group: TileGroup, scale: float, output: Tensor, lse: Tensor
+) -> None:
+    query, key, value = tensors
+    heads, dim = query.shape[1:]
+    bias = None
+    if group.mask is not None:
+        bias = torch.zeros(group.mask.shape, dtype=query.dtype).masked_fill_(~group.mask, float("-inf"))
+    shared = [shared_rows(x, group.shared)[None] for x in (key, value)] if group.shared else []
+    per_tile = 2 * (group.keys.shape[1] + group.queries.shape[1]) * heads * dim * query.element_size()
+    for queries, keys in tile_chunks(group, per_tile, _CHUNK_BYTES):
+        rows = queries.reshape(-1)
+        tiles = query.index_select(0, rows)
+        part, part_lse = None, None
+        if keys.shape[1]:
+            near = [x.index_select(0, keys.reshape(-1)).view(*keys.shape, heads, dim) for x in (key, value)]
+            part, part_lse = _flash(tiles.view(*queries.shape, heads, dim), near[0], near[1], bias, scale)
+            part, part_lse = part.reshape(-1, heads, dim), part_lse.reshape(-1, heads)
+        if shared:
+            far, far_lse = _flash(tiles[None], shared[0], shared[1], None, scale)
+            if part is None or part_lse is None:
+                part, part_lse = far[0], far_lse[0]
+            else:
+                part, part_lse = merge(part, part_lse, far[0], far_lse[0])
+        assert part is not None and part_lse is not None, "every tile has keys"
+        output.index_copy_(0, rows.long(), part)
+        lse.index_copy_(0, rows.long(), part_lse)
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Dense attention of `[B, Q, H, D]` with `[B, K, H, D]`: output `[B, Q, H, D]`, log-sum-exp `[B, Q, H]`."""
+    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        0.0,
+        False,
+        attn_mask=None if bias is None else bias[None, None],
+        scale=scale,
+    )
+    return output.transpose(1, 2), lse.transpose(1, 2)

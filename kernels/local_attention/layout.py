@@ -1,0 +1,202 @@
+"""Who may see whom: one frozen description of a sequence `[text | high-res | low-res]`.
+
+The same layout yields the token mask (the definition), the block map (for block-sparse kernels) and the tile plan
+(for the back ends of this folder). It follows the mask of Scale-DiT (arXiv 2510.16325), and adds choices that the
+authors' code does not have: exact masks, any grid, any ratio, two-dimensional guide neighbourhoods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..hilbert.order import ORDER_NAMES, OrderName, TokenOrder, token_order
+from .blocks import BlockMap, block_map
+from .cells import GuideCells, Reach, guide_cells
+
+LocalMode = Literal["own", "ring", "radius"]
+ImageToGuide = Literal["all", "aligned", "neighbours", "upstream_raster1", "none"]
+
+
+@dataclass(frozen=True)
+class AttentionLayout:
+    """Visibility of a sequence `[text | image | guide]`; hashable, so plans are cached per layout.
+
+    Attributes:
+        text: number of text tokens, 0 or more. Text sees text and image.
+        grid: (rows, columns) of the image tokens.
+        guide_grid: (rows, columns) of the low-res tokens, or None. Any ratio to `grid`, also per axis.
+        window: window side in tokens, for the order and for `own`, `ring` and the guide neighbourhoods.
+        order: name of the image token order; the guide follows the same kind with windows of `guide_window`.
+        local: image tokens see their own window, the 3 x 3 windows around it, or all tokens at a Chebyshev
+            distance of at most `radius`. All three are cut at the borders.
+        radius: reach in tokens of `local="radius"`.
+        dilate: None for the exact token mask; (query block, key block) computes every pair of a block in which
+            one pair is visible, as the authors' kernel does with (128, 64): the weights they trained rely on it.
+        image_to_guide: which guide tokens an image token sees. "aligned": those under its own window;
+            "neighbours": under its own and the 8 windows around; "upstream_raster1": the authors' rule, windows
+            whose raster numbers differ by at most one (wraps at the row ends); "all"; "none".
+        text_to_guide, guide_to_text: whether those see each other. Guide tokens never see image tokens.
+        guide_to_guide: "all", or "radius" for a Chebyshev distance of at most `guide_radius`.
+
+    Raises:
+        ValueError: a value out of range, with what was expected.
+    """
+
+    text: int
+    grid: tuple[int, int]
+    guide_grid: tuple[int, int] | None = None
+    window: int = 16
+    order: OrderName = "window_hilbert"
+    local: LocalMode = "radius"
+    radius: int = 8
+    dilate: tuple[int, int] | None = None
+    image_to_guide: ImageToGuide = "neighbours"
+    text_to_guide: bool = False
+    guide_to_text: bool = False
+    guide_to_guide: Reach = "all"
+    guide_radius: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("grid", "guide_grid", "dilate"):
+            pair = getattr(self, name)
+            if pair is None and name != "grid":
+                continue
+            if len(pair) != 2 or min(pair) < 1:
+                raise ValueError(f"{name} must be two whole numbers of at least 1, got {pair!r}")
+            object.__setattr__(self, name, (int(pair[0]), int(pair[1])))
+        for name, least in (("text", 0), ("window", 1), ("radius", 0), ("guide_radius", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        choices = {
+            "order": ORDER_NAMES,
+            "local": get_args(LocalMode),
+            "image_to_guide": get_args(ImageToGuide),
+            "guide_to_guide": get_args(Reach),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+
+    @property
+    def image(self) -> int:
+        """Number of image tokens."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def guide(self) -> int:
+        """Number of low-res tokens."""
+        return self.guide_grid[0] * self.guide_grid[1] if self.guide_grid else 0
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of the whole sequence."""
+        return self.text + self.image + self.guide
+
+    @property
+    def guide_window(self) -> tuple[int, int]:
+        """Rows and columns of the guide's windows in its token order: the image window over the whole ratio."""
+        if self.guide_grid is None:
+            return (1, 1)
+        row_ratio = max(self.grid[0] // self.guide_grid[0], 1)
+        col_ratio = max(self.grid[1] // self.guide_grid[1], 1)
+        return max(self.window // row_ratio, 1), max(self.window // col_ratio, 1)
+
+    @property
+    def image_order(self) -> TokenOrder:
+        """Order of the image tokens; apply it once before the first layer and undo it once after the last."""
+        return token_order(*self.grid, self.order, self.window)
+
+    @property
+    def guide_order(self) -> TokenOrder:
+        """Order of the low-res tokens.
+
+        Raises:
+            ValueError: the layout has no guide.
+        """
+        if self.guide_grid is None:
+            raise ValueError("this layout has no guide tokens")
+        return token_order(*self.guide_grid, self.order, self.guide_window)
+
+    @property
+    def guide_cells(self) -> GuideCells:
+        """The cells that decide which guide tokens an image token sees."""
+        assert self.guide_grid is not None and self.image_to_guide not in ("all", "none")
+        return guide_cells(self.grid, self.guide_grid, self.window, self.image_to_guide)
+
+    def token_mask(self, rows: slice = slice(None)) -> Tensor:
+        """Rows of the token mask: the definition that every back end has to meet.
+
+        Args:
+            rows: which queries; take few at a time, the whole mask has `length` squared entries.
+
+        Returns:
+            bool `[len(rows), length]`, True where the query may see the key, both in sequence order.
+        """
+        queries = torch.arange(self.length)[rows]
+        if self.dilate is not None:
+            blocks = self.block_map().dense()
+            return blocks[queries // self.dilate[0]][:, torch.arange(self.length) // self.dilate[1]]
+        mask = torch.zeros(queries.numel(), self.length, dtype=torch.bool)
+        image_end = self.text + self.image
+        in_text, in_guide = queries < self.text, queries >= image_end
+        in_image = ~in_text & ~in_guide
+        mask[in_text, :image_end] = True
+        mask[in_text, image_end:] = self.text_to_guide
+        mask[in_image, : self.text] = True
+        mask[in_image, self.text : image_end] = self._local_mask(queries[in_image] - self.text)
+        if self.guide_grid is not None:
+            mask[in_guide, : self.text] = self.guide_to_text
+            mask[in_image, image_end:] = self._guide_mask(queries[in_image] - self.text)
+            mask[in_guide, image_end:] = self._guide_self_mask(queries[in_guide] - image_end)
+        return mask
+
+    def _local_mask(self, queries: Tensor) -> Tensor:
+        reach = self.radius
+        order = self.image_order.order
+        row, col = order // self.grid[1], order % self.grid[1]
+        if self.local != "radius":
+            reach = 0 if self.local == "own" else 1
+            row, col = row // self.window, col // self.window
+        return _within(row, col, queries, reach)
+
+    def _guide_mask(self, queries: Tensor) -> Tensor:
+        if self.image_to_guide in ("all", "none"):
+            return torch.full((queries.numel(), self.guide), self.image_to_guide == "all")
+        cells = self.guide_cells
+        query_cells = cells.of_image[self.image_order.order][queries]
+        return cells.visible[query_cells][:, cells.of_guide[self.guide_order.order]]
+
+    def _guide_self_mask(self, queries: Tensor) -> Tensor:
+        assert self.guide_grid is not None
+        if self.guide_to_guide == "all":
+            return torch.ones(queries.numel(), self.guide, dtype=torch.bool)
+        order = self.guide_order.order
+        return _within(order // self.guide_grid[1], order % self.guide_grid[1], queries, self.guide_radius)
+
+    def block_map(self, block: tuple[int, int] | None = None) -> BlockMap:
+        """Blocks of (query tokens, key tokens) that hold a visible pair, as compressed rows.
+
+        Args:
+            block: block sizes; default `dilate`, or (128, 64). With `dilate` they must divide its sizes.
+        """
+        return block_map(self, block or self.dilate or (128, 64))
+
+    def keys_per_query(self) -> Tensor:
+        """Number of visible keys of each query: int64 `[length]`."""
+        from .plan import tile_plan  # the plan is built from a layout, so it cannot be imported above
+
+        return tile_plan(self).keys_per_query()
+
+    def flops(self, batch: int, heads: int, head_dim: int) -> int:
+        """Useful floating-point operations of one call: 4 * batch * heads * head_dim * visible pairs."""
+        return 4 * batch * heads * head_dim * int(self.keys_per_query().sum())
+
+
+def _within(row: Tensor, col: Tensor, queries: Tensor, reach: int) -> Tensor:
+    """bool `[queries, tokens]`: Chebyshev distance of at most `reach`."""
+    near_rows = (row[queries][:, None] - row[None, :]).abs() <= reach
+    return near_rows & ((col[queries][:, None] - col[None, :]).abs() <= reach)
