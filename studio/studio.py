@@ -26,7 +26,7 @@ class Studio:
         settings: Folders and limits.
         painter: What paints. Default: the pipelines.
     Raises:
-        StudioError: "in_use" when another process has this data folder, "unwritable" when nobody can write it.
+        StudioError: "in_use" when another process has this data folder, "unwritable" when it is read-only.
     """
 
     def __init__(self, settings: Settings, painter: Painter | None = None) -> None:

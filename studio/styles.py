@@ -1,6 +1,6 @@
-"""Style presets: words a style adds to the prompt, in plain sight. Their data is `assets/presets/styles.json`.
+"""Style presets: words a style adds to the prompt, in plain sight. Data: `assets/presets/styles.json`.
 
-A style either adds its words at the end ("in a night sky") or inserts one before each colour ("dotted"). It
+A style either adds its words at the end ("under a night sky") or puts one before each object ("dotted"). It
 only uses words of the embedded world, and gives way to what the prompt already says.
 """
 
@@ -25,7 +25,8 @@ class Style:
         name: What a person picks, for instance "Night".
         about: One short sentence for the picker.
         words: The words it adds.
-        before: Words in front of which `words` go; empty: `words` go to the end of the prompt.
+        before: Objects in front of which `words` go; empty: `words` go to the end of the prompt.
+        past: Adjectives between `words` and the object ("dotted" goes before the "red" of "red cat").
         unless: When the prompt has one of these, the style adds nothing.
     """
 
@@ -33,6 +34,7 @@ class Style:
     about: str
     words: str
     before: tuple[str, ...] = ()
+    past: tuple[str, ...] = ()
     unless: tuple[str, ...] = ()
 
     def apply(self, prompt: str) -> tuple[str, str]:
@@ -44,14 +46,17 @@ class Style:
             end = _END_PUNCTUATION.search(prompt)
             cut = end.start() if end else len(prompt)
             return f"{prompt[:cut]} {self.words}{prompt[cut:]}", ""
-        pattern = re.compile(rf"(?:\ban )?\b({_alternatives(self.before)})\b", re.IGNORECASE)
+        past = rf"(?:(?:{_alternatives(self.past)})\s+)*" if self.past else ""
+        objects = _alternatives(self.before)
+        # "oak tree" is one object of two words
+        pattern = re.compile(rf"(?:\ban\s+)?\b({past}(?:{objects})(?:\s+(?:{objects}))*)\b", re.IGNORECASE)
         if not pattern.search(prompt):
-            return prompt, f"Style {self.name} adds nothing: the prompt names no colour to put it before."
+            return prompt, f"Style {self.name} adds nothing: the prompt names no object it could describe."
         return pattern.sub(self._inserted, prompt), ""
 
     def _inserted(self, match: re.Match[str]) -> str:
         # "an orange cat" becomes "a dotted orange cat"
-        article = "a " if match[0].lower().startswith("an ") else ""
+        article = f"{match[0][0]} " if re.match(r"an\s", match[0], re.IGNORECASE) else ""
         return f"{article}{self.words} {match[1]}"
 
 
@@ -65,16 +70,18 @@ def load_styles(presets_dir: Path) -> tuple[Style, ...]:
     if not path.exists():
         return ()
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["styles"]
+        data = json.loads(path.read_text(encoding="utf-8"))
+        lists = data["word_lists"]
         return tuple(
             Style(
                 name=str(entry["name"]),
                 about=str(entry["about"]),
                 words=str(entry["words"]),
-                before=tuple(map(str, entry.get("before", ()))),
-                unless=tuple(map(str, entry.get("unless", ()))),
+                before=_listed(entry, lists, "before"),
+                past=_listed(entry, lists, "past"),
+                unless=_listed(entry, lists, "unless"),
             )
-            for entry in entries
+            for entry in data["styles"]
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudioError("internal", f"The style presets can't be read ({error}).") from error
@@ -91,6 +98,11 @@ def find_style(styles: tuple[Style, ...], name: str) -> Style:
             return style
     known = ", ".join(style.name for style in styles) or "none"
     raise StudioError("bad_input", f"style: given {shown(name)}, allowed {known}.")
+
+
+def _listed(entry: dict[str, list[str]], lists: dict[str, list[str]], key: str) -> tuple[str, ...]:
+    """The words of the word lists that `entry` names under `key`."""
+    return tuple(str(word) for name in entry.get(key, ()) for word in lists[name])
 
 
 def _alternatives(words: tuple[str, ...]) -> str:

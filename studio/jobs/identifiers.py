@@ -1,4 +1,4 @@
-"""Identifiers that sort by time: 48 bits of milliseconds, 80 random bits, 26 characters in Crockford's base 32."""
+"""Identifiers that sort by time: 48 bits of milliseconds, 80 random bits, in Crockford's base 32."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,27 +186,24 @@ class Runner:
         if stop():
             raise PaintingStopped
         request = plan.request
-        steps = request.steps or self._painter.default_steps(card.folder)
-        result = self._paint(model, plan, steps, on_progress, stop)
+        result = self._paint(model, plan, on_progress, stop)
         recipe = make_recipe(
             # the alias a person typed may mean another model one day
-            ImageRequest(**{**request.to_json(), "model": card.name}),
+            replace(request, model=card.name),
             plan.prompt,
-            steps,
+            request.steps or self._painter.default_steps(card.folder),
             result,
             model_sha256=_model_hash(self._painter, self._settings.weights_dir, card),
             warnings=(*plan.warnings, *result.warnings),
             unknown_words=plan.unknown_words,
         )
-        seconds = {"load": load_seconds, **recipe.seconds}
-        seconds["load"] = load_seconds + recipe.seconds.get("load", 0.0)
-        return Painted(result.image, _with_seconds(recipe, seconds), result.peak_bytes)
+        seconds = {**recipe.seconds, "load": load_seconds + recipe.seconds.get("load", 0.0)}
+        return Painted(result.image, replace(recipe, seconds=seconds), result.peak_bytes)
 
     def _paint(
         self,
         model: Any,
         plan: Plan,
-        steps: int,
         on_progress: Callable[[ProgressReport], None] | None,
         should_stop: Callable[[], bool],
     ) -> PaintingResult:
@@ -218,7 +215,7 @@ class Runner:
                 width=request.width,
                 height=request.height,
                 seed=request.seed,
-                steps=steps,
+                steps=request.steps,
                 on_progress=on_progress,
                 should_stop=should_stop,
             )
@@ -238,7 +235,7 @@ class Runner:
     def _unknown_sentence(self, unknown: tuple[str, ...]) -> str:
         if not unknown:
             return ""
-        return f"Not in Storybook's world: {', '.join(unknown)}; {self._painter.world_summary()}"
+        return f"Not in Storybook's world: {', '.join(unknown)}; it knows: {self._painter.world_summary()}"
 
 
 class PipelinePainter:
@@ -341,9 +338,3 @@ def _model_hash(painter: Painter, weights_dir: Path, card: ModelCard) -> str:
     files = painter.read_manifest(weights_dir).get("models", {}).get(card.name, {}).get("files", {})
     lines = sorted(f"{path} {facts.get('sha256', '')}\n" for path, facts in files.items())
     return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
-
-
-def _with_seconds(recipe: Recipe, seconds: dict[str, float]) -> Recipe:
-    from dataclasses import replace
-
-    return replace(recipe, seconds=seconds)

@@ -1,0 +1,211 @@
+"""A painter for tests: real pictures, real progress, real stopping; drawn with Pillow in milliseconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from studio.painter import PaintingStopped
+
+WORLD = {
+    "a",
+    "red",
+    "blue",
+    "ball",
+    "cat",
+    "in",
+    "meadow",
+    "under",
+    "night",
+    "sky",
+    "to",
+    "the",
+    "left",
+    "of",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    phase: str
+    stage: int
+    stages: int
+    step: int
+    steps: int
+    fraction: float
+    width: int
+    height: int
+    preview: Image.Image | None
+
+
+@dataclass(frozen=True)
+class Result:
+    image: Image.Image
+    seconds: dict[str, float]
+    stages: tuple[tuple[int, int], ...]
+    backend: str = "drawing"
+    dtype: str = "uint8"
+    device: str = "cpu"
+    warnings: tuple[str, ...] = ()
+    peak_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class Cost:
+    seconds: float
+    memory_bytes: int
+    stages: tuple[tuple[int, int], ...]
+    fits: bool
+
+
+@dataclass
+class DrawingPainter:
+    """Paints coloured rectangles that depend on prompt, seed, size, steps and the model's bytes.
+
+    Args:
+        step_s: Seconds each of the steps takes.
+        gates: phase -> event; the painter waits in that phase until it is set, or until asked to stop.
+        fail: Raised in the middle of painting.
+        memory_bytes: What a forecast says.
+        fits: What a forecast says.
+    """
+
+    step_s: float = 0.0
+    gates: dict[str, threading.Event] = field(default_factory=dict)
+    fail: BaseException | None = None
+    memory_bytes: int = 1 << 30
+    fits: bool = True
+    forecast_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.on_device = 0
+        self.most_on_device = 0
+        self.painted: list[tuple[str, int]] = []
+        self.loads: list[str] = []
+        self.reached: dict[str, threading.Event] = {
+            phase: threading.Event() for phase in ("encode", "paint", "decode")
+        }
+        self._count = threading.Lock()
+
+    def load_model(self, folder: Path) -> Any:
+        self.loads.append(folder.name)
+        return (folder / "unet.safetensors").read_bytes()
+
+    def paint(
+        self,
+        model: Any,
+        *,
+        prompt: str,
+        width: int,
+        height: int,
+        seed: int,
+        steps: int | None,
+        on_progress: Callable[[Report], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> Result:
+        with self._count:
+            self.on_device += 1
+            self.most_on_device = max(self.most_on_device, self.on_device)
+        try:
+            total = steps or 4
+            began = time.perf_counter()
+            for phase, step, fraction in _course(total):
+                self._wait(phase, should_stop)
+                if self.fail is not None and phase == "paint":
+                    raise self.fail
+                if on_progress:
+                    preview = Image.new("RGB", (64, 64), (step * 20, 90, 40)) if phase == "paint" else None
+                    on_progress(Report(phase, 1, 1, step, total, fraction, width, height, preview))
+            self.painted.append((prompt, seed))
+            image = draw(prompt, width, height, seed, total, model)
+            return Result(image, {"paint": time.perf_counter() - began}, ((width, height),))
+        finally:
+            with self._count:
+                self.on_device -= 1
+
+    def _wait(self, phase: str, should_stop: Callable[[], bool] | None) -> None:
+        self.reached[phase].set()
+        end = time.monotonic() + self.step_s
+        gate = self.gates.get(phase)
+        while True:
+            if should_stop and should_stop():
+                raise PaintingStopped
+            if time.monotonic() >= end and (gate is None or gate.is_set()):
+                return
+            time.sleep(0.002)
+
+    def forecast(self, folder: Path, width: int, height: int, steps: int | None) -> Cost:
+        return Cost(self.forecast_s, self.memory_bytes, ((width, height),), self.fits)
+
+    def check_size(self, width: int, height: int) -> str | None:
+        return (
+            None
+            if max(width, height) <= 8 * min(width, height)
+            else "sides differ by more than a factor of 8."
+        )
+
+    def default_steps(self, folder: Path) -> int:
+        return 4
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        return [word for word in prompt.lower().split() if word.strip(".,") not in WORLD]
+
+    def world_summary(self) -> str:
+        return "ball, cat; red, blue; a meadow"
+
+    def read_manifest(self, weights_dir: Path) -> Mapping[str, Any]:
+        path = weights_dir / "MANIFEST.json"
+        manifest: Mapping[str, Any] = json.loads(path.read_text()) if path.exists() else {"models": {}}
+        return manifest
+
+    def verify_folder(self, folder: Path) -> list[str]:
+        files = self.read_manifest(folder.parent)["models"].get(folder.name, {}).get("files", {})
+        return [
+            f"file {name} does not have the recorded contents."
+            for name, facts in files.items()
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != facts["sha256"]
+        ]
+
+
+def _course(steps: int) -> Iterator[tuple[str, int, float]]:
+    yield "encode", 0, 0.05
+    for step in range(1, steps + 1):
+        yield "paint", step, 0.05 + 0.85 * step / steps
+    yield "decode", 1, 0.95
+
+
+def draw(prompt: str, width: int, height: int, seed: int, steps: int, model: bytes) -> Image.Image:
+    """A picture of 16 rectangles taken from a hash of everything that must matter."""
+    image = Image.new("RGB", (width, height))
+    pen = ImageDraw.Draw(image)
+    digest = hashlib.sha512(f"{prompt}|{width}|{height}|{seed}|{steps}|".encode() + model).digest()
+    for index in range(0, 64, 4):
+        red, green, blue, place = digest[index : index + 4]
+        left, top = (place % 16) * width // 16, (place // 16) * height // 16
+        pen.rectangle((left, top, left + width // 4, top + height // 4), fill=(red, green, blue))
+    return image
+
+
+def make_weights(folder: Path, names: tuple[str, ...] = ("storybook-flux",)) -> Path:
+    """A weights folder whose models `DrawingPainter` can load, with a manifest that matches."""
+    models = {}
+    for name in names:
+        model = folder / name
+        model.mkdir(parents=True)
+        (model / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+        (model / "unet.safetensors").write_bytes(name.encode() * 100)
+        files = {
+            path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+            for path in sorted(model.iterdir())
+        }
+        models[name] = {"folder": name, "class": "FluxPipeline", "license": "Apache-2.0", "files": files}
+    (folder / "MANIFEST.json").write_text(json.dumps({"models": models}))
+    return folder
