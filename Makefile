@@ -17,9 +17,11 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3,
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Installation talks to stderr only: the output of a command belongs to the command.
+# Installation talks to stderr only: the output of a command belongs to the command. An environment that somebody
+# made by hand is kept; one that is broken or of another Python version is made anew.
 $(VENV)/.stamp-venv:
-	@chosen=; for candidate in $(CANDIDATES); do \
+	@if $(PYTHON_IN_VENV) -c '$(USABLE)' && $(PYTHON_IN_VENV) -m pip --version; then touch $@; exit; fi >/dev/null 2>&1; \
+	chosen=; for candidate in $(CANDIDATES); do \
 	  if "$$candidate" -c '$(USABLE)' >/dev/null 2>&1; then chosen=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$chosen" ]; then \
