@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import platform
 import re
 import time
+import tomllib
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -29,6 +29,7 @@ from PIL import Image, PngImagePlugin
 from studio.errors import StudioError
 from studio.painter import PaintingResult
 from studio.requests import MAX_PIXELS, MAX_SIDE, ImageRequest, shown
+from studio.settings import REPOSITORY
 
 SCHEMA = 1
 PNG_KEY = "tessera"
@@ -158,13 +159,22 @@ def pixel_hash(image: Image.Image) -> str:
 
 @cache
 def _installed_versions() -> tuple[tuple[str, str], ...]:
-    found = [("python", platform.python_version())]
+    found = [("tessera-studio", _own_version()), ("python", platform.python_version())]
     for package in _PACKAGES:
         try:
             found.append((package, metadata.version(package)))
         except metadata.PackageNotFoundError:
             continue
     return tuple(found)
+
+
+def _own_version() -> str:
+    """The version in pyproject.toml: the studio runs from a checkout and is never installed as a package."""
+    try:
+        with open(REPOSITORY / "pyproject.toml", "rb") as file:
+            return str(tomllib.load(file)["project"]["version"])
+    except (OSError, KeyError, ValueError):
+        return "unknown"
 
 
 def versions() -> dict[str, str]:
@@ -324,9 +334,10 @@ def _numbers_by_name(data: Mapping[str, Any], name: str) -> dict[str, float]:
 
 
 def _number(name: str, value: object) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value < 1e12:  # type: ignore[arg-type, operator]
+    # NaN and the infinities fail the comparison, a bool is no number here
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e12:
         raise _refused(name, value, "a number from 0 to 1e12")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def _stages(data: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:

@@ -59,6 +59,25 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a target that could not be written later, by writing beside it now.
+
+    Raises:
+        StudioError: "unwritable": no such folder, no right to write, or the target is a folder.
+    """
+    if path.is_dir():
+        raise StudioError("unwritable", f"out: {str(path)!r} is a folder.", "Name a file.")
+    if not path.parent.is_dir():
+        raise StudioError("unwritable", f"out: there is no folder {str(path.parent)!r}.", "Make it first.")
+    trial = path.with_name(f".{path.name[:100]}{TEMPORARY_MARK}{secrets.token_hex(4)}")
+    try:
+        with open(trial, "xb"):
+            pass
+        trial.unlink()
+    except OSError as error:
+        raise storage_error(error, "the picture", path.parent) from error
+
+
 def is_temporary(path: Path) -> bool:
     """Whether `path` is what a killed `write_whole` left behind."""
     return path.name.startswith(".") and TEMPORARY_MARK in path.name

@@ -1,0 +1,156 @@
+"""The shell interface: arguments in, one exit code out. Everything heavy is imported inside the commands.
+
+Exit codes: 0 done; 2 input that has to change, with one line on stderr and nothing written; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from studio.errors import StudioError
+from studio.requests import DEFAULT_MODEL
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the usage block."""
+        raise StudioError("bad_input", f"{message}.", f"See `{self.prog} --help`.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands that exist; values arrive as text and are judged by `studio.requests`."""
+    parser = _Parser(prog="python -m studio", description="Tessera Studio: one prompt, a very large picture.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_image(commands)
+    _add_models(commands)
+    doctor = commands.add_parser("doctor", help="report versions, device, folders, port and models")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    doctor.set_defaults(run=_doctor)
+    replay = commands.add_parser("replay", help="paint a picture again from the recipe inside its file")
+    replay.add_argument("file", metavar="FILE", help="a .png, .jpg or .webp file of this studio")
+    replay.add_argument("--json", action="store_true", help="print one JSON object")
+    replay.set_defaults(run=_replay)
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
+    serve = commands.add_parser("serve", help="start the web studio")
+    serve.add_argument("--host", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", metavar="N", help="port to listen on (default: 7860)")
+    serve.set_defaults(run=_serve)
+
+
+def _add_image(commands: argparse._SubParsersAction[_Parser]) -> None:
+    image = commands.add_parser("image", help="paint one picture")
+    image.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to paint; - reads it from stdin")
+    image.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a text file")
+    image.add_argument(
+        "--size", default="1024x1024", metavar="WxH", help="multiples of 16 (default: 1024x1024)"
+    )
+    image.add_argument("--seed", default="0", metavar="N", help="same seed, same picture (default: 0)")
+    image.add_argument("--steps", metavar="N", help="denoising steps (default: the model's own number)")
+    image.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME",
+        help="a known model or a model folder (default: storybook)",
+    )
+    image.add_argument("--style", metavar="NAME", help="a style preset, for instance Night")
+    image.add_argument("--out", required=True, metavar="FILE", help="where to write: .png, .jpg or .webp")
+    image.add_argument("--json", action="store_true", help="print one JSON object")
+    image.set_defaults(run=_image)
+
+
+def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
+    models = commands.add_parser("models", help="list or verify the models")
+    actions = models.add_subparsers(title="actions", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="names, state, size and licence")
+    listing.add_argument("--json", action="store_true", help="print one JSON object")
+    listing.set_defaults(run=_list_models)
+    verify = actions.add_parser("verify", help="read every model file and compare it with the manifest")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="models to verify (default: all)")
+    verify.add_argument("--json", action="store_true", help="print one JSON object")
+    verify.set_defaults(run=_verify_models)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from studio.commands import serve
+
+    return serve(arguments.host, arguments.port)
+
+
+def _image(arguments: argparse.Namespace) -> int:
+    from studio.commands import ImageArguments, image
+
+    return image(
+        ImageArguments(
+            prompt=arguments.prompt,
+            prompt_file=arguments.prompt_file,
+            size=arguments.size,
+            seed=arguments.seed,
+            steps=arguments.steps,
+            model=arguments.model,
+            style=arguments.style,
+            out=arguments.out,
+            as_json=arguments.json,
+        )
+    )
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from studio.commands import replay
+
+    return replay(arguments.file, as_json=arguments.json)
+
+
+def _list_models(arguments: argparse.Namespace) -> int:
+    from studio.commands import list_models
+
+    return list_models(as_json=arguments.json)
+
+
+def _verify_models(arguments: argparse.Namespace) -> int:
+    from studio.commands import verify_models
+
+    return verify_models(arguments.names, as_json=arguments.json)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from studio.doctor import report
+
+    return report(as_json=arguments.json)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Words after the program's name. Default: those of this process.
+    Returns:
+        The exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # a prompt with any script must not fail on a terminal that can't show it
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        parsed = build_parser().parse_args(arguments)
+        run: Command = parsed.run
+        return run(parsed)
+    except StudioError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: stopped; nothing was written.", file=sys.stderr)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        print("error: something unexpected went wrong (see above); nothing was written.", file=sys.stderr)
+        return 1
