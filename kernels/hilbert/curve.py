@@ -18,8 +18,8 @@ def hilbert_index(rows: Tensor, cols: Tensor, side: int) -> Tensor:
         side: a power of two.
 
     Returns:
-        int64 tensor of that shape, values in [0, side^2). Cell (0, 0) has position 0; on a 4 x 4 square the curve
-        begins (0,0), (1,0), (1,1), (0,1), (0,2), as in the Scale-DiT authors' mask notebook.
+        int64 tensor of that shape, values in [0, side^2). Cell (0, 0) has position 0; on a 4 x 4 square the
+        curve begins (0,0), (1,0), (1,1), (0,1), (0,2), as in the Scale-DiT authors' mask notebook.
 
     Raises:
         ValueError: `side` is not a power of two.
@@ -61,8 +61,8 @@ def hilbert_order(rows: int, cols: int) -> Tensor:
 def generalised_order(rows: int, cols: int) -> Tensor:
     """Raster indices of any `rows` x `cols` grid along a generalised Hilbert curve.
 
-    Starts at (0, 0) and runs along the longer side. Every step is a unit step, except for at most one diagonal
-    step, which is possible only when the longer side is odd and the shorter even.
+    Starts at (0, 0) and runs along the longer side. Every step is a unit step, except for at most one
+    diagonal step, which is possible only when the longer side is odd and the shorter even.
 
     Returns:
         int64 `[rows * cols]`: `order[k]` is the raster index of the k-th visited cell.

@@ -47,9 +47,10 @@ def window_order(
     Args:
         rows, cols: the grid; sides need not be multiples of the window (edge windows are smaller).
         window_rows, window_cols: window size in tokens.
-        inside: order of the tokens within a window. "hilbert" is Hilbert's curve where the (possibly cut) window
-            is a 2^k square and the generalised curve elsewhere; "hilbert_embedded" always cuts the enclosing 2^k
-            square, as the authors' notebook does; "tiles" visits `tile`-sized pieces in raster order.
+        inside: order of the tokens within a window. "hilbert" is Hilbert's curve where the (possibly cut)
+            window is a 2^k square and the generalised curve elsewhere; "hilbert_embedded" always cuts the
+            enclosing 2^k square, as the authors' notebook does; "tiles" visits `tile`-sized pieces in raster
+            order.
         outside: order of the windows: "raster" or "curve" (generalised Hilbert curve on the window grid).
         tile: rows and columns of a piece for `inside="tiles"`.
 

@@ -1,7 +1,7 @@
-"""Explicit scores in cache-sized chunks, by batched matrix products: any device and any floating dtype.
+"""Explicit scores in cache-sized chunks, by batched matrix products: any device, any floating dtype.
 
-Scores are kept in the input's dtype. In bf16 on a CPU without matrix tiles this is faster than PyTorch's flash
-kernel, which multiplies at fp32 speed there; the price is a rounding of the scores to bf16.
+Scores are kept in the input's dtype. In bf16 on a CPU without matrix tiles this is faster than PyTorch's
+flash kernel, which multiplies at fp32 speed there; the price is a rounding of the scores to bf16.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .chunks import shared_rows, tile_chunks
-from .plan import TileGroup, TilePlan
+from .chunks import additive, shared_rows, tile_chunks
+from .plan import RowBlock, TileGroup, TilePlan
 
 # Scores of a chunk over all heads; larger chunks leave the second-level cache.
 _SCORE_BYTES = 1 << 20
@@ -23,48 +23,59 @@ def refusal(query: Tensor) -> str | None:
     return None
 
 
-def forward(query: Tensor, key: Tensor, value: Tensor, plan: TilePlan, scale: float) -> tuple[Tensor, Tensor]:
+def forward(
+    query: Tensor, key: Tensor, value: Tensor, plan: TilePlan, scale: float, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
     """Attention by the plan, without gradients; shapes as in `backend_sdpa.forward`."""
     output = torch.empty_like(query)
-    lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+    lse = query.new_empty(query.shape[:3], dtype=_exact(query)) if with_lse else None
     with_guide = query.shape[1] == plan.length
     for element in range(query.shape[0]):
         keys, values = (x[element].transpose(0, 1).contiguous() for x in (key, value))
+        sums = None if lse is None else lse[element]
         for block in plan.row_blocks(with_guide):
-            shared = [shared_rows(x, block.shared, 1) for x in (keys, values)]
-            step = max(1, _SCORE_BYTES // (shared[0].shape[1] * query.shape[2] * query.element_size()))
-            for start in range(block.start, block.stop, step):
-                rows = slice(start, min(start + step, block.stop))
-                part, part_lse = _attend(query[element, rows].transpose(0, 1), shared, scale)
-                output[element, rows], lse[element, rows] = part.transpose(0, 1), part_lse.transpose(0, 1)
+            _attend_rows((query[element], keys, values), block, scale, output[element], sums)
         for group in plan.tile_groups(with_guide):
-            _attend_tiles((query[element], keys, values), group, scale, output[element], lse[element])
-    return output, lse.transpose(1, 2)
+            _attend_tiles((query[element], keys, values), group, scale, output[element], sums)
+    return output, None if lse is None else lse.transpose(1, 2)
 
 
-def _scores(query: Tensor, key: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+def _exact(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """Scaled dot products `[N, Q, K]` of `[N, Q, D]` with `[N, K, D]`; the scale enters before rounding."""
-    if bias is None:
-        return torch.baddbmm(query.new_zeros(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=scale)
-    return torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
+    return torch.baddbmm(query.new_zeros(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=scale)
 
 
-def _attend(query: Tensor, shared: list[Tensor], scale: float) -> tuple[Tensor, Tensor]:
-    """Dense attention per head: `[H, Q, D]` with keys and values `[H, K, D]`."""
-    scores = _scores(query, shared[0], scale)
-    lse = torch.logsumexp(scores.to(torch.promote_types(scores.dtype, torch.float32)), -1)
-    return torch.bmm(torch.softmax(scores, -1), shared[1]), lse
+def _log_sum(scores: Tensor, weights: Tensor) -> Tensor:
+    """Log-sum-exp of scores from their softmax: two maxima instead of another pass of exponentials."""
+    return scores.amax(-1).to(_exact(scores)) - torch.log(weights.amax(-1).to(_exact(scores)))
+
+
+def _attend_rows(
+    tensors: tuple[Tensor, Tensor, Tensor], block: RowBlock, scale: float, output: Tensor, lse: Tensor | None
+) -> None:
+    query = tensors[0]
+    keys, values = (shared_rows(x, block.shared, 1) for x in tensors[1:])
+    step = max(1, _SCORE_BYTES // (keys.shape[1] * query.shape[1] * query.element_size()))
+    for start in range(block.start, block.stop, step):
+        rows = slice(start, min(start + step, block.stop))
+        scores = _scores(query[rows].transpose(0, 1), keys, scale)
+        weights = torch.softmax(scores, -1)
+        output[rows] = torch.bmm(weights, values).transpose(0, 1)
+        if lse is not None:
+            lse[rows] = _log_sum(scores, weights).T
 
 
 def _attend_tiles(
-    tensors: tuple[Tensor, Tensor, Tensor], group: TileGroup, scale: float, output: Tensor, lse: Tensor
+    tensors: tuple[Tensor, Tensor, Tensor], group: TileGroup, scale: float, output: Tensor, lse: Tensor | None
 ) -> None:
     query, key, value = tensors
     heads, dim = query.shape[1:]
     local, size = group.keys.shape[1], group.queries.shape[1]
-    bias = None
-    if group.mask is not None:
-        bias = query.new_zeros(group.mask.shape).masked_fill_(~group.mask.to(query.device), float("-inf"))
+    bias = None if group.mask is None else additive(group.mask, query)
     shared = [shared_rows(x, group.shared, 1) for x in (key, value)] if group.shared else []
     columns = local + (shared[0].shape[1] if shared else 0)
     for queries, keys in tile_chunks(group, size * columns * heads * query.element_size(), _SCORE_BYTES):
@@ -72,14 +83,16 @@ def _attend_tiles(
         batch, whole = (heads * queries.shape[0], size, dim), (heads, rows.numel(), dim)
         tiles = query.index_select(0, rows).transpose(0, 1).contiguous()
         near = [x.index_select(1, near_rows).view(batch[0], local, dim) for x in (key, value)]
-        scores = _scores(tiles.view(batch), near[0], scale, bias)
+        scores = _scores(tiles.view(batch), near[0], scale)
+        if bias is not None:
+            scores += bias
         if shared:
             far = _scores(tiles, shared[0], scale)
             scores = torch.cat([scores, far.view(*batch[:2], -1)], -1)
-        total = torch.logsumexp(scores.to(lse.dtype), -1)
         weights = torch.softmax(scores, -1)
         part = torch.bmm(weights[..., :local], near[1]).view(whole)
         if shared:
             part += torch.bmm(weights[..., local:].reshape(*whole[:2], -1), shared[1])
         output.index_copy_(0, rows.long(), part.transpose(0, 1))
-        lse.index_copy_(0, rows.long(), total.view(whole[:2]).transpose(0, 1))
+        if lse is not None:
+            lse.index_copy_(0, rows.long(), _log_sum(scores, weights).view(whole[:2]).T)

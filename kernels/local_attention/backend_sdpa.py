@@ -1,11 +1,11 @@
-"""PyTorch's CPU flash attention on gathered tiles; key sets that were attended apart are merged by log-sum-exp."""
+"""PyTorch's CPU flash attention on gathered tiles; parts of the keys are merged by log-sum-exp."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .chunks import merge, shared_rows, tile_chunks
+from .chunks import additive, merge, shared_rows, tile_chunks
 from .plan import TileGroup, TilePlan
 
 # Keys and values of a chunk: near the second-level cache of two cores, and few enough calls.
@@ -23,64 +23,63 @@ def refusal(query: Tensor) -> str | None:
     return None
 
 
-def forward(query: Tensor, key: Tensor, value: Tensor, plan: TilePlan, scale: float) -> tuple[Tensor, Tensor]:
+def forward(
+    query: Tensor, key: Tensor, value: Tensor, plan: TilePlan, scale: float, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
     """Attention by the plan, without gradients.
 
     Args:
         query: `[B, Q, H, D]`, contiguous; all tokens of the plan, or text and image alone.
         key, value: `[B, plan.length, H, D]`, contiguous.
+        with_lse: also return the log-sum-exp.
 
     Returns:
-        output like `query`, log-sum-exp `[B, H, Q]` fp32.
+        output like `query`, and the log-sum-exp `[B, H, Q]` in fp32, or None.
     """
     output = torch.empty_like(query)
-    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32) if with_lse else None
     with_guide = query.shape[1] == plan.length
     for element in range(query.shape[0]):
         tensors = (query[element], key[element], value[element])
+        sums = None if lse is None else lse[element]
         for block in plan.row_blocks(with_guide):
             rows = slice(block.start, block.stop)
-            keys, values = (shared_rows(x, block.shared) for x in tensors[1:])
-            part, part_lse = _flash(query[element, rows][None], keys[None], values[None], None, scale)
-            output[element, rows], lse[element, rows] = part[0], part_lse[0]
+            keys, values = (shared_rows(x, block.shared)[None] for x in tensors[1:])
+            part, part_lse = _flash(query[element, rows][None], keys, values, None, scale)
+            output[element, rows] = part[0]
+            if sums is not None:
+                sums[rows] = part_lse[0]
         for group in plan.tile_groups(with_guide):
-            _attend_tiles(tensors, group, scale, output[element], lse[element])
-    return output, lse.transpose(1, 2)
+            _attend_tiles(tensors, group, scale, output[element], sums)
+    return output, None if lse is None else lse.transpose(1, 2)
 
 
 def _attend_tiles(
-    tensors: tuple[Tensor, Tensor, Tensor], group: TileGroup, scale: float, output: Tensor, lse: Tensor
+    tensors: tuple[Tensor, Tensor, Tensor], group: TileGroup, scale: float, output: Tensor, lse: Tensor | None
 ) -> None:
     query, key, value = tensors
     heads, dim = query.shape[1:]
-    bias = None
-    if group.mask is not None:
-        bias = torch.zeros(group.mask.shape, dtype=query.dtype).masked_fill_(~group.mask, float("-inf"))
+    bias = None if group.mask is None else additive(group.mask, query)
     shared = [shared_rows(x, group.shared)[None] for x in (key, value)] if group.shared else []
     per_tile = 2 * (group.keys.shape[1] + group.queries.shape[1]) * heads * dim * query.element_size()
     for queries, keys in tile_chunks(group, per_tile, _CHUNK_BYTES):
         rows = queries.reshape(-1)
         tiles = query.index_select(0, rows)
-        part, part_lse = None, None
-        if keys.shape[1]:
-            near = [x.index_select(0, keys.reshape(-1)).view(*keys.shape, heads, dim) for x in (key, value)]
-            part, part_lse = _flash(tiles.view(*queries.shape, heads, dim), near[0], near[1], bias, scale)
-            part, part_lse = part.reshape(-1, heads, dim), part_lse.reshape(-1, heads)
+        near = [x.index_select(0, keys.reshape(-1)).view(*keys.shape, heads, dim) for x in (key, value)]
+        part, part_lse = _flash(tiles.view(*queries.shape, heads, dim), near[0], near[1], bias, scale)
+        part, part_lse = part.reshape(-1, heads, dim), part_lse.reshape(-1, heads)
         if shared:
             far, far_lse = _flash(tiles[None], shared[0], shared[1], None, scale)
-            if part is None or part_lse is None:
-                part, part_lse = far[0], far_lse[0]
-            else:
-                part, part_lse = merge(part, part_lse, far[0], far_lse[0])
-        assert part is not None and part_lse is not None, "every tile has keys"
+            part, part_lse = merge(part, part_lse, far[0], far_lse[0])
         output.index_copy_(0, rows.long(), part)
-        lse.index_copy_(0, rows.long(), part_lse)
+        if lse is not None:
+            lse.index_copy_(0, rows.long(), part_lse)
 
 
 def _flash(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Dense attention of `[B, Q, H, D]` with `[B, K, H, D]`: output `[B, Q, H, D]`, log-sum-exp `[B, Q, H]`."""
+    """Dense attention of `[B, Q, H, D]` with `[B, K, H, D]`: output and log-sum-exp `[B, Q, H]`."""
     output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query.transpose(1, 2),
         key.transpose(1, 2),

@@ -45,8 +45,8 @@ def block_map(layout: AttentionLayout, block: tuple[int, int]) -> BlockMap:
     """Block map of a layout, closed form per pair of segments: never a `[length, length]` mask.
 
     Raises:
-        ValueError: the layout is dilated to blocks that `block` does not divide (a larger block would widen what
-            the layout lets a query see).
+        ValueError: the layout is dilated to blocks that `block` does not divide (a larger block would widen
+            what the layout lets a query see).
     """
     if layout.dilate is None or block == layout.dilate:
         matrix = _matrix(layout, *block)

@@ -1,7 +1,7 @@
 """Which low-res tokens belong to which part of the image.
 
-The image is cut into cells; a guide token lies in one cell, and an image token sees the guide tokens of the cells
-near its own.
+The image is cut into cells; a guide token lies in one cell, and an image token sees the guide tokens of the
+cells near its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class GuideCells:
     """Cells of image and guide tokens, and which cells see each other.
 
     Attributes:
-        image_rows, image_cols: int64 `[rows]` and `[columns]` of the image grid: cell coordinate of each line.
+        image_rows, image_cols: int64 `[rows]` and `[columns]` of the image grid: each line's cell coordinate.
         of_image: int64 `[image tokens]` in raster order: cell number.
         of_guide: int64 `[guide tokens]` in raster order: cell number.
         visible: bool `[cells, cells]`: image cell (row) sees guide cell (column).
@@ -38,9 +38,9 @@ class GuideCells:
 def guide_cells(grid: tuple[int, int], guide_grid: tuple[int, int], window: int, rule: str) -> GuideCells:
     """Cells for `rule` "aligned", "neighbours" or "upstream_raster1".
 
-    For the first two a cell is an image window, and a guide token belongs to the window under its centre: with
-    ratio R per axis the centre of guide row v lies at image row (v + 1/2) R. For "upstream_raster1" sizes are
-    whole-number divisions as in the authors' mask notebook.
+    For the first two a cell is an image window, and a guide token belongs to the window under its centre:
+    with ratio R per axis the centre of guide row v lies at image row (v + 1/2) R. For "upstream_raster1"
+    sizes are whole-number divisions as in the authors' mask notebook.
     """
     if rule == "upstream_raster1":
         return _raster_cells(grid, guide_grid, window)

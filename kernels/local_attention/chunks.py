@@ -1,4 +1,4 @@
-"""What the tiled back ends share: chunks of tiles that fit the cache, ranges of shared keys, exact merging."""
+"""What the tiled back ends share: chunks that fit the cache, ranges of shared keys, exact merging."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from .plan import Range, TileGroup
 
 
 def tile_chunks(group: TileGroup, bytes_per_tile: int, budget: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Runs of tiles whose working set stays near `budget` bytes: pairs of (queries, keys), `[tiles, n]` each."""
+    """Runs of tiles of about `budget` bytes in all: pairs of (queries, keys), `[tiles, n]` each."""
     step = max(1, budget // max(bytes_per_tile, 1))
     for start in range(0, group.queries.shape[0], step):
         yield group.queries[start : start + step], group.keys[start : start + step]
+
+
+def additive(mask: Tensor, like: Tensor) -> Tensor:
+    """The mask as a bias of the scores, in the dtype and on the device of `like`: 0 visible, -inf hidden."""
+    return like.new_zeros(mask.shape).masked_fill_(~mask.to(like.device), float("-inf"))
 
 
 def shared_rows(tokens: Tensor, ranges: tuple[Range, ...], dim: int = 0) -> Tensor:

@@ -1,7 +1,7 @@
 """Gradients of the tiled back ends: probabilities are rebuilt tile by tile from the saved log-sum-exp.
 
-With the merged output O and the merged log-sum-exp, P = exp(S - lse) and delta = rowsum(dO * O) are the same for
-every part of the keys, so parts never have to be merged again. Computed in fp32 (fp64 for fp64 inputs).
+With the merged output O and the merged log-sum-exp, P = exp(S - lse) and delta = rowsum(dO * O) are the same
+for every part of the keys, so parts never have to be merged again. Computed in fp32 (fp64 for fp64 inputs).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Who may see whom: one frozen description of a sequence `[text | high-res | low-res]`.
 
-The same layout yields the token mask (the definition), the block map (for block-sparse kernels) and the tile plan
-(for the back ends of this folder). It follows the mask of Scale-DiT (arXiv 2510.16325), and adds choices that the
-authors' code does not have: exact masks, any grid, any ratio, two-dimensional guide neighbourhoods.
+The same layout yields the token mask (the definition), the block map (for block-sparse kernels) and the tile
+plan (for the back ends of this folder). It follows the mask of Scale-DiT (arXiv 2510.16325), and adds choices
+that the authors' code does not have: exact masks, any grid, any ratio, guide neighbourhoods in two dimensions.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class AttentionLayout:
         local: image tokens see their own window, the 3 x 3 windows around it, or all tokens at a Chebyshev
             distance of at most `radius`. All three are cut at the borders.
         radius: reach in tokens of `local="radius"`.
-        dilate: None for the exact token mask; (query block, key block) computes every pair of a block in which
-            one pair is visible, as the authors' kernel does with (128, 64): the weights they trained rely on it.
+        dilate: None for the exact token mask; (query block, key block) computes every pair of a block in
+            which one pair is visible, as the authors' kernel does with (128, 64): their weights rely on it.
         image_to_guide: which guide tokens an image token sees. "aligned": those under its own window;
-            "neighbours": under its own and the 8 windows around; "upstream_raster1": the authors' rule, windows
-            whose raster numbers differ by at most one (wraps at the row ends); "all"; "none".
+            "neighbours": under its own and the 8 windows around; "upstream_raster1": the authors' rule,
+            windows whose raster numbers differ by at most one (wraps at the row ends); "all"; "none".
         text_to_guide, guide_to_text: whether those see each other. Guide tokens never see image tokens.
         guide_to_guide: "all", or "radius" for a Chebyshev distance of at most `guide_radius`.
 
@@ -98,7 +98,7 @@ class AttentionLayout:
 
     @property
     def guide_window(self) -> tuple[int, int]:
-        """Rows and columns of the guide's windows in its token order: the image window over the whole ratio."""
+        """Rows and columns of the guide's windows in its order: the image window over the whole ratio."""
         if self.guide_grid is None:
             return (1, 1)
         row_ratio = max(self.grid[0] // self.guide_grid[0], 1)

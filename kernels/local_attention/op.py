@@ -12,7 +12,7 @@ from torch import Tensor
 from . import backend_explicit, backend_sdpa, reference
 from .gradient import backward
 from .layout import AttentionLayout
-from .plan import tile_plan
+from .plan import TilePlan, tile_plan
 
 BACKENDS = ("reference", "sdpa", "explicit")
 _TILED: dict[str, ModuleType] = {"sdpa": backend_sdpa, "explicit": backend_explicit}
@@ -66,8 +66,8 @@ def hierarchical_local_attention(
             gradient, except with the reference.
 
     Returns:
-        the output, like `query`. Gradients of query, key, value and guide are exact with every back end (first
-        order; the reference has higher orders too).
+        the output, like `query`. Gradients of query, key, value and guide are exact with every back end
+        (first order; the reference has higher orders too).
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit.
@@ -82,7 +82,7 @@ def hierarchical_local_attention(
     if name == "reference":
         output, lse = reference.forward(query, key, value, layout, scale)
     else:
-        output, lse = _Tiled.apply(query, key, value, layout, scale, _TILED[name].forward)
+        output, lse = _run_tiled(query, key, value, layout, scale, _TILED[name].forward, return_lse)
     return (output, lse) if return_lse else output
 
 
@@ -126,14 +126,21 @@ def _has_matrix_tiles() -> bool:
     return bool(probe and probe())
 
 
+def _run_tiled(query, key, value, layout: AttentionLayout, scale: float, run: Callable, return_lse: bool):
+    plan = tile_plan(layout)
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        return _Tiled.apply(query, key, value, plan, scale, run)
+    with torch.no_grad():
+        return run(query, key, value, plan, scale, return_lse)
+
+
 class _Tiled(torch.autograd.Function):
     """A tiled back end with its exact gradient."""
 
     @staticmethod
-    def forward(ctx, query, key, value, layout: AttentionLayout, scale: float, run: Callable):
-        plan = tile_plan(layout)
-        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-        output, lse = run(query, key, value, plan, scale)
+    def forward(ctx, query, key, value, plan: TilePlan, scale: float, run: Callable):
+        output, lse = run(query, key, value, plan, scale, True)
         ctx.save_for_backward(query, key, value, output, lse)
         ctx.plan, ctx.scale = plan, scale
         ctx.mark_non_differentiable(lse)

@@ -1,8 +1,8 @@
 """Tile plans: a layout turned into small dense attention problems that cover exactly its visible pairs.
 
-A tile is a rectangle of queries with the rectangle of keys around it. Tiles of one shape form a group with one
-mask, so nothing ever grows with the square of the sequence. Keys that all queries of a group share (text, or the
-whole guide) are kept as ranges and never copied per tile.
+A tile is a rectangle of queries with the rectangle of keys around it. Tiles of one shape form a group with
+one mask, so nothing ever grows with the square of the sequence. Keys that all queries of a group share (text,
+or the whole guide) are kept as ranges and never copied per tile.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Range = tuple[int, int]
 
-# Side of a query tile. 8 with a reach of 8 gives 24 x 24 keys for 64 queries: fewest scores per query of the sides
-# that fill the matrix units (16 x 16 would compute 1.8 times as many).
+# Side of a query tile. 8 with a reach of 8 gives 24 x 24 keys for 64 queries: the fewest scores per query of
+# the sides that fill the matrix units (16 x 16 would compute 1.8 times as many).
 _RADIUS_TILE = 8
 _WINDOW_TILE = 16
 # Shared keys up to this number ride along in every tile; more are attended in a call of their own and merged.
@@ -36,7 +36,7 @@ class TileGroup:
     Attributes:
         queries: int32 `[tiles, queries per tile]`.
         keys: int32 `[tiles, keys per tile]`; may have no column.
-        mask: bool `[queries per tile, keys per tile]`, True = visible, the same for all tiles; None: all visible.
+        mask: bool `[queries per tile, keys per tile]`, True = visible, one for all tiles; None: all visible.
         shared: ranges of keys that every query of the group sees as well.
     """
 
@@ -209,7 +209,7 @@ def _groups(
     shared: tuple[Range, ...],
     guide: _GuideRows | None = None,
 ) -> list[TileGroup]:
-    """Tiles of all pairs of pieces, grouped by shape; `positions` `[rows, columns]` are sequence positions."""
+    """Tiles of all pairs of pieces, by shape; `positions` `[rows, columns]` are sequence positions."""
     inline = shared if _size(shared) <= _INLINE_SHARED else ()
     common = torch.cat([torch.arange(0), *(torch.arange(*part) for part in inline)])
     grouped: dict[tuple, list[tuple[Tensor, Tensor]]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The plain form: explicit mask, softmax in fp32 or fp64, few queries at a time. Slow by design; the oracle."""
+"""The plain form: explicit mask, softmax in fp32 or fp64, few queries at a time. The oracle, slow by design."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def masked_attention(
 
     Args:
         query: `[B, Q, H, D]`; key, value: `[B, K, H, D]`. fp64 stays fp64, anything else is computed in fp32.
-        mask: bool `[Q, K]`, True = visible. A query without a visible key gets zeros and a log-sum-exp of -inf.
+        mask: bool `[Q, K]`, True = visible. A query that sees no key gets zeros and a log-sum-exp of -inf.
         scale: factor of the dot products.
 
     Returns:
-        output `[B, Q, H, D]` and the natural log-sum-exp of the scaled scores `[B, H, Q]`, in the computing dtype.
+        output `[B, Q, H, D]` and natural log-sum-exp of the scaled scores `[B, H, Q]`, in the computing dtype.
     """
     exact = torch.float64 if query.dtype == torch.float64 else torch.float32
     scores = torch.einsum("bqhd,bkhd->bhqk", query.to(exact), key.to(exact)) * scale
@@ -51,7 +51,7 @@ def forward(
     for start in range(0, query.shape[1], _CHUNK):
         rows = slice(start, min(start + _CHUNK, query.shape[1]))
         mask = layout.token_mask(rows).to(query.device)
-        # Keys that none of these queries sees are left out, so that not even a NaN in them can reach the output.
+        # Keys that none of these queries sees are left out: not even a NaN in them can reach the output.
         seen = mask.any(0).nonzero()[:, 0]
         output, lse = masked_attention(query[:, rows], key[:, seen], value[:, seen], mask[:, seen], scale)
         outputs.append(output.to(query.dtype))
