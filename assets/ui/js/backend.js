@@ -1,10 +1,11 @@
-// The studio's own routes: jobs to watch, pictures to show. Paths are relative to where the page is served.
+// The studio's own routes: jobs to watch, pictures to show.
 
-const root = (window.gradio_config?.root || "").replace(/\/$/, "");
+// this file is <root>/studio/assets/js/backend.js, whatever path a proxy puts in front
+const root = new URL("../../", import.meta.url);
 
-/** An address of the studio, for instance address("jobs/01H...") . */
+/** An address of the studio, for instance address("jobs/01H..."). */
 export function address(path) {
-  return `${root}/studio/${path}`;
+  return new URL(path, root).href;
 }
 
 /** An answer that is not 2xx; `status` is 0 when there was no answer at all. */
@@ -33,4 +34,5 @@ export const watchJob = (id) => ask(`jobs/${encodeURIComponent(id)}`);
 export const cancelJob = (id) => ask(`jobs/${encodeURIComponent(id)}/cancel`, post);
 export const retryJob = (id) => ask(`jobs/${encodeURIComponent(id)}/retry`, post);
 export const readPicture = (id) => ask(`pictures/${encodeURIComponent(id)}`);
-export const readOverview = () => ask("overview");
+/** Jobs and pictures for the strip; `mine` are the jobs this browser started. */
+export const readOverview = (mine) => ask(`overview?mine=${mine.map(encodeURIComponent).join(",")}`);

@@ -39,6 +39,9 @@ export function icon(path) {
 export const ICONS = {
   download: "M8 2v8.2M4.6 7.2 8 10.6l3.4-3.4M2.5 13.5h11",
   restore: "M3 3.2v3.6h3.6M3.3 6.6A5.2 5.2 0 1 1 2.9 9",
-  again: "M2.5 5.5h7.2c2 0 3.8 1.4 3.8 3.4M11 3l2.6 2.5M13.5 10.5H6.3",
+  dice: "M3.5 2.5h9a1 1 0 0 1 1 1v9a1 1 0 0 1-1 1h-9a1 1 0 0 1-1-1v-9a1 1 0 0 1 1-1zM5.6 5.6h.01M10.4 5.6h.01M8 8h.01M5.6 10.4h.01M10.4 10.4h.01",
   copy: "M5.5 5.5v-3h8v8h-3M2.5 5.5h8v8h-8z",
+  minus: "M3.5 8h9",
+  plus: "M3.5 8h9M8 3.5v9",
+  full: "M2.5 6V2.5H6M10 2.5h3.5V6M13.5 10v3.5H10M6 13.5H2.5V10",
 };

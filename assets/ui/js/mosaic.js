@@ -20,8 +20,8 @@ function stoneColour(x, y, chance, night) {
   if (y > hill) return `hsl(${168 + shade} ${night ? 26 : 24}% ${(night ? 20 : 66) + shade - (y - hill) * 12}%)`;
   if (sun < 0.1) return `hsl(${40 + shade} ${night ? 48 : 62}% ${(night ? 46 : 72) + shade}%)`;
   if (y > far) return `hsl(${192 + shade} ${night ? 18 : 20}% ${(night ? 17 : 73) + shade}%)`;
-  const ring = Math.max(0, 0.34 - sun) * (night ? 18 : 14);
-  return `hsl(${(night ? 206 : 96) - ring} ${night ? 16 : 8}% ${(night ? 13 : 84) + shade * 0.7 + ring * 0.4}%)`;
+  const glow = Math.max(0, 0.36 - sun) * (night ? 14 : 12);
+  return `hsl(${(night ? 206 : 196) - glow * 8} ${night ? 18 : 17}% ${(night ? 13 : 84) + shade * 0.8 + glow}%)`;
 }
 
 /** Draw the field over the whole of `canvas`, about 30 stones along the longer side. */

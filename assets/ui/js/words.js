@@ -15,7 +15,8 @@ export function remaining(seconds) {
   if (!Number.isFinite(seconds)) return "";
   if (seconds < 1.5) return "almost done";
   const step = seconds < 20 ? 1 : seconds < 120 ? 5 : 15;
-  return `about ${duration(Math.max(2, Math.ceil(seconds / step) * step))} left`;
+  const rounded = Math.ceil(seconds / step) * step;
+  return `about ${rounded < 60 ? `${rounded} s` : duration(rounded)} left`;
 }
 
 /** 640 MB, 2.3 GB (powers of ten). */

@@ -1,0 +1,109 @@
+"""What the studio tells about jobs, pictures and itself, as plain JSON values."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from studio.errors import StudioError
+from studio.gallery.gallery import Picture
+from studio.jobs.snapshot import JobSnapshot
+from studio.recipes import Recipe
+from studio.requests import DEFAULT_MODEL
+from studio.studio import Studio
+from studio.ui.snippets import as_python, as_shell
+
+_NEWEST = 40
+_MAX_MINE = 60
+
+
+def overview_json(studio: Studio, mine: list[str]) -> dict[str, Any]:
+    """What the strip and the header show; `mine` are the jobs that the asking browser started."""
+    jobs = [job for job in studio.jobs(_NEWEST) if not job.is_final]
+    is_busy = any(job.state == "running" for job in jobs)
+    if studio.settings.on_space:
+        # strangers share a Space: each browser sees only what it asked for itself
+        known = set(mine[:_MAX_MINE])
+        jobs = [job for job in jobs if job.id in known]
+        pictures = [studio.gallery.get(name) for name in sorted(known, reverse=True) if studio.gallery.has(name)]
+        total = len(pictures)
+    else:
+        pictures, total = studio.gallery.recent(_NEWEST), studio.gallery.count()
+    return {
+        "status": _status(studio, is_busy),
+        "jobs": [
+            {"id": job.id, "state": job.state, "fraction": job.fraction, "prompt": job.request.prompt} for job in jobs
+        ],
+        "pictures": [
+            {"id": picture.id, "prompt": picture.prompt, "width": picture.width, "height": picture.height}
+            for picture in pictures
+        ],
+        "total": total,
+    }
+
+
+def _status(studio: Studio, is_busy: bool) -> dict[str, str]:
+    """Whether the studio can paint, and whether it does."""
+    try:
+        card = studio.registry.paintable(DEFAULT_MODEL)
+    except StudioError:
+        usable = [card for card in studio.registry.cards() if card.paints and card.state == "ok"]
+        if not usable:
+            return {"state": "missing", "text": "No model installed"}
+        card = usable[0]
+    return {"state": "busy" if is_busy else "ready", "text": f"{card.name}, {'painting' if is_busy else 'ready'}"}
+
+
+def job_json(studio: Studio, job: JobSnapshot) -> dict[str, Any]:
+    """A job as the page and the endpoint /job tell it; `plan` lists (width, height) of the stages to come."""
+    data = asdict(job)
+    del data["preview"]
+    try:
+        request = job.request
+        plan = studio.forecast(request.width, request.height, request.steps, request.model).stages
+    except StudioError:
+        plan = ()
+    return {**data, "is_final": job.is_final, "plan": plan}
+
+
+def picture_json(studio: Studio, picture: Picture) -> dict[str, Any]:
+    """A picture's settings, cost and code."""
+    recipe = picture.recipe
+    try:
+        card = studio.registry.card(recipe.request.model)
+    except StudioError:
+        card = None
+    return {
+        "id": picture.id,
+        "url": f"/studio/pictures/{picture.id}.png",
+        "request": recipe.request.to_json(),
+        "prompt": recipe.prompt,
+        "seconds": recipe.seconds,
+        "memory_bytes": _memory(studio, recipe),
+        "stages": recipe.stages,
+        "backend": recipe.backend,
+        "device": recipe.device,
+        "dtype": recipe.dtype,
+        "model": recipe.request.model,
+        "steps": recipe.steps,
+        "warnings": recipe.warnings,
+        "unknown_words": recipe.unknown_words,
+        "file_bytes": picture.path.stat().st_size if picture.path.is_file() else 0,
+        "python": as_python(recipe, card),
+        "shell": as_shell(recipe),
+    }
+
+
+def _memory(studio: Studio, recipe: Recipe) -> int:
+    """Bytes such a picture needs, 0 when its model is not here any more."""
+    request = recipe.request
+    try:
+        return studio.forecast(request.width, request.height, recipe.steps, request.model).memory_bytes
+    except StudioError:
+        return 0
+
+
+def forecast_json(studio: Studio, width: int, height: int, steps: int | None, model: str) -> dict[str, Any]:
+    """What a picture will take."""
+    forecast = studio.forecast(width, height, steps, model)
+    return {**asdict(forecast), "sentence": forecast.sentence}

@@ -1,0 +1,159 @@
+"""What the Create screen does: values of its fields in, requests and sentences out. No component is built here."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from studio.errors import StudioError
+from studio.requests import DEFAULT_MODEL, MAX_SEED, ImageRequest, clean_prompt
+from studio.studio import Studio
+
+EXAMPLES = (
+    "a red cat to the left of a blue house in a meadow",
+    "a yellow star above a green tree under a night sky",
+    "a large striped umbrella on a beach",
+    "three white mushrooms in a snowy field",
+)
+CUSTOM = "Custom"
+NO_STYLE = "None"
+SCALES = (256, 1024, 2048, 4096)
+# longer side : shorter side of the shapes that are not square
+_LONG, _SHORT = 16, 9
+SHAPES = ("Square", "Landscape", "Portrait", CUSTOM)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The form as it stands, straight from the page: nothing in it is trusted.
+
+    Args:
+        prompt, width, height, seed, style, steps, model: As `ImageRequest`; numbers may arrive as floats, the style
+            may be `NO_STYLE`.
+    """
+
+    prompt: Any
+    width: Any
+    height: Any
+    seed: Any
+    style: Any = NO_STYLE
+    steps: Any = None
+    model: Any = DEFAULT_MODEL
+
+    def request(self) -> ImageRequest:
+        """The request these fields make.
+
+        Raises:
+            StudioError: one sentence about the first field that is not allowed.
+        """
+        return ImageRequest(
+            prompt=self.prompt,
+            width=whole("width", self.width),
+            height=whole("height", self.height),
+            seed=whole("seed", self.seed),
+            steps=None if self.steps is None else whole("steps", self.steps),
+            model=self.model,
+            style=None if self.style in (None, "", NO_STYLE) else self.style,
+        )
+
+
+def whole(name: str, value: Any) -> Any:
+    """A number field's value as an int where it is one; anything else stays for `ImageRequest` to refuse.
+
+    Raises:
+        StudioError: the field is empty.
+    """
+    if value is None or value == "":
+        raise StudioError("bad_input", f"{name}: given nothing, allowed a whole number.")
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    return value
+
+
+def sides(shape: str, scale: int) -> tuple[int, int]:
+    """Width and height of a preset; the longer side is `scale` pixels."""
+    if shape == "Square":
+        return scale, scale
+    short = scale * _SHORT // _LONG
+    return (scale, short) if shape == "Landscape" else (short, scale)
+
+
+def preset_of(width: int, height: int) -> tuple[str, int]:
+    """The preset that gives this size, `CUSTOM` and the nearest scale when none does."""
+    for scale in SCALES:
+        for shape in SHAPES[:-1]:
+            if sides(shape, scale) == (width, height):
+                return shape, scale
+    return CUSTOM, min(SCALES, key=lambda scale: abs(scale - max(width, height)))
+
+
+def new_seed() -> int:
+    """A seed nobody chose."""
+    return secrets.randbelow(MAX_SEED + 1)
+
+
+def forecast_html(studio: Studio, width: Any, height: Any, steps: Any, model: Any) -> str:
+    """Time, memory and stages of a picture of this size, or the sentence that says why there can't be one."""
+    try:
+        size = whole("width", width), whole("height", height)
+        forecast = studio.forecast(*size, None if steps is None else whole("steps", steps), model)
+    except StudioError as error:
+        return note_html(str(error), "problem")
+    stages = "<i>\u2192</i>".join(f"<span>{w} \u00d7 {h}</span>" for w, h in forecast.stages)
+    problem = "" if forecast.fits else note_html("This machine does not have that much memory free.", "problem")
+    return (
+        f'<div class="t-forecast" data-width="{size[0]}" data-height="{size[1]}">'
+        f"<span>about <strong>{duration(forecast.seconds)}</strong></span>"
+        f"<span><strong>{forecast.memory_bytes / 1e9:.1f} GB</strong> of memory</span>"
+        f'<span class="t-stages">{stages}</span></div>{problem}'
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a forecast says them, no finer than it is known: "4 s", "35 s", "2 min 30 s", "1 h 10 min"."""
+    if seconds < 20:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 100:
+        return f"{round(seconds / 5) * 5} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds / 10) * 10, 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours} h {rest} min"
+
+
+def prompt_html(studio: Studio, prompt: Any, style: Any, model: Any) -> str:
+    """What is said while a person types: words the model does not know, what a style adds, a prompt too long."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        return ""
+    try:
+        text = clean_prompt(prompt, studio.settings.max_prompt_chars)
+        painted, remark = studio.painted_prompt(text, None if style in (None, "", NO_STYLE) else style)
+        unknown = studio.unknown_words(painted, model)
+    except StudioError as error:
+        return note_html(str(error), "problem")
+    notes = []
+    if unknown:
+        notes.append(_unknown_html(unknown, studio.world_summary()))
+    if remark:
+        notes.append(note_html(remark))
+    elif painted != text:
+        notes.append(note_html(f"Painted as: {painted}", "good"))
+    return "".join(notes)
+
+
+def _unknown_html(words: tuple[str, ...], world: str) -> str:
+    listed = ", ".join(f"<b>{escape(word)}</b>" for word in words)
+    return (
+        f'<div class="t-note" role="note"><details><summary>Not in Storybook\u2019s world: {listed}.</summary>'
+        f'<div class="t-world">{escape(world)}</div></details></div>'
+    )
+
+
+def note_html(sentence: str, kind: str = "") -> str:
+    """One sentence in a box; `kind` is "", "good" or "problem"."""
+    role = "alert" if kind == "problem" else "note"
+    return f'<div class="t-note" role="{role}" data-kind="{kind}">{escape(sentence)}</div>'

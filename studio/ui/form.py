@@ -1,0 +1,140 @@
+"""The left side of the Create screen: its fields, in the order a person meets them."""
+
+from __future__ import annotations
+
+from html import escape
+
+import gradio as gr
+
+from studio.errors import StudioError
+from studio.requests import DEFAULT_MODEL, MAX_SEED, ImageRequest
+from studio.studio import Studio
+from studio.ui import create
+from studio.ui.create import CUSTOM, NO_STYLE, SCALES, SHAPES
+from studio.ui.scripts import on_load
+
+_DEFAULT_SCALE = 1024
+_FALLBACK_STEPS = 8
+_MOST_STEPS = 50
+
+
+class CreateForm:
+    """Builds the fields inside the `gr.Column` that is open, and knows how to fill them.
+
+    Args:
+        studio: Knows styles and models.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self._build_prompt()
+        self._build_size()
+        self._build_choices()
+        self._build_more()
+        with gr.Column(elem_id="t-dock", min_width=0):
+            self.forecast = gr.HTML(
+                elem_id="t-forecast", js_on_load=on_load("mountForecast", "props, watch"), apply_default_css=False
+            )
+            with gr.Row(elem_id="t-actions"):
+                self.generate = gr.Button("Generate", variant="primary", elem_id="t-generate")
+                self.cancel = gr.Button("Cancel", elem_id="t-cancel")
+        self.fields = [self.prompt, self.width, self.height, self.seed, self.style, self.steps, self.model]
+        self.fillable = [*self.fields, self.shape, self.scale, self.sides, self.keep]
+
+    def values_of(self, request: ImageRequest, steps: int) -> tuple[object, ...]:
+        """What fills `fillable` so that the form asks for `request` again."""
+        shape, scale = create.preset_of(request.width, request.height)
+        return (
+            request.prompt,
+            request.width,
+            request.height,
+            request.seed,
+            request.style or NO_STYLE,
+            gr.Slider(value=steps, maximum=max(_MOST_STEPS, steps)),
+            request.model,
+            shape,
+            gr.Radio(value=scale, visible=shape != CUSTOM),
+            gr.Row(visible=shape == CUSTOM),
+            True,
+        )
+
+    def default_steps(self, model: str) -> int:
+        """Steps the model takes when nobody chooses."""
+        try:
+            return self._studio.painter.default_steps(self._studio.registry.paintable(model).folder)
+        except StudioError:
+            return _FALLBACK_STEPS
+
+    def _build_prompt(self) -> None:
+        self.prompt = gr.Textbox(
+            label="Describe the picture",
+            value=create.EXAMPLES[0],
+            placeholder="a red cat to the left of a blue house",
+            lines=3,
+            max_lines=12,
+            elem_id="t-prompt",
+        )
+        self.said = gr.HTML(elem_id="t-said", js_on_load=None, apply_default_css=False)
+        buttons = "".join(f'<button type="button" data-example>{escape(text)}</button>' for text in create.EXAMPLES[1:])
+        gr.HTML(
+            elem_id="t-examples",
+            html_template=f'<span class="t-label">Or try</span><div class="t-examples">{buttons}</div>',
+            apply_default_css=False,
+            js_on_load=on_load("mountExamples"),
+        )
+
+    def _build_size(self) -> None:
+        with gr.Column(elem_id="t-size", min_width=0):
+            self.shape = gr.Radio(
+                list(SHAPES), value=SHAPES[0], label="Size", elem_id="t-shape", elem_classes="t-segments"
+            )
+            self.scale = gr.Radio(
+                [(str(scale), scale) for scale in SCALES],
+                value=_DEFAULT_SCALE,
+                label="Longer side in pixels",
+                show_label=False,
+                elem_id="t-scale",
+                elem_classes="t-segments",
+            )
+            with gr.Row(elem_id="t-sides", visible=False) as self.sides:
+                self.width = gr.Number(_DEFAULT_SCALE, label="Width", precision=0, step=16, min_width=0)
+                self.height = gr.Number(_DEFAULT_SCALE, label="Height", precision=0, step=16, min_width=0)
+
+    def _build_choices(self) -> None:
+        names = [NO_STYLE, *(style.name for style in self._studio.styles)]
+        self.style = gr.Radio(names, value=NO_STYLE, label="Style", elem_id="t-styles")
+        with gr.Row(elem_id="t-seed-row"):
+            self.seed = gr.Number(
+                create.new_seed, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="t-seed", min_width=0
+            )
+            self.dice = gr.Button("Roll a new seed", elem_id="t-dice", min_width=0)
+            self.keep = gr.Checkbox(False, label="Keep", elem_id="t-keep", min_width=0)
+
+    def _build_more(self) -> None:
+        models = [card.name for card in self._studio.registry.cards() if card.paints]
+        preferred = self._preferred(models)
+        with gr.Accordion("Steps, model, settings from a picture", open=False, elem_id="t-more"):
+            self.steps = gr.Slider(
+                1, _MOST_STEPS, value=self.default_steps(preferred), step=1, label="Steps", elem_id="t-steps", buttons=[]
+            )
+            self.model = gr.Dropdown(models or [DEFAULT_MODEL], value=preferred, label="Model", elem_id="t-model")
+            self.drop = gr.File(
+                label="Drop a picture of this studio to take its settings",
+                file_types=[".png", ".jpg", ".webp"],
+                type="filepath",
+                height=96,
+                elem_id="t-drop",
+            )
+            self.dropped = gr.HTML(js_on_load=None, apply_default_css=False)
+
+    def _preferred(self, models: list[str]) -> str:
+        try:
+            return self._studio.registry.card(DEFAULT_MODEL).name
+        except StudioError:
+            return models[0] if models else DEFAULT_MODEL
+
+    def _default_steps(self, model: str) -> int:
+        try:
+            return self._studio.painter.default_steps(self._studio.registry.paintable(model).folder)
+        except StudioError:
+            return _FALLBACK_STEPS

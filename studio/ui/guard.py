@@ -1,0 +1,139 @@
+"""What every request has to pass before Gradio sees it.
+
+Gradio itself checks neither the Host nor the Origin of a request, and a page of another site could fill the disk
+through its upload route. This guard refuses foreign hosts (DNS rebinding), writes that come from other sites, and
+bodies that are larger than any request of ours, counted while they arrive.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY_BYTES = 1_000_000
+_UPLOAD_PATHS = ("/gradio_api/upload",)
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
+
+
+class StudioGuard:
+    """ASGI middleware in front of the whole app.
+
+    Args:
+        app: What comes next.
+        hosts: Host names besides loopback, addresses and this machine's own name that the studio answers to; a
+            name that begins with a dot stands for everything below it.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
+        self._app = app
+        own_name = socket.gethostname().lower()
+        self._hosts = _LOOPBACK_NAMES | {own_name, f"{own_name}.local"} | {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = self._refusal(scope, headers)
+        if refusal:
+            await _refuse(send, *refusal)
+            return
+        if not _is_upload(scope) and scope["method"] not in _SAFE_METHODS:
+            body = await _read_whole(receive)
+            if body is None:
+                await _refuse(send, *_TOO_LARGE)
+                return
+            receive = _replay(body, receive)
+        await self._app(scope, receive, _with_headers(send))
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        if not self._is_ours(_host_name(host)):
+            return 400, "This studio does not answer to that host name."
+        if scope["method"] not in _SAFE_METHODS:
+            origin = headers.get("origin")
+            # a reverse proxy names the host the browser asked for
+            asked = {host.lower(), headers.get("x-forwarded-host", host).lower()}
+            if origin is not None and urlsplit(origin).netloc.lower() not in asked:
+                return 403, "Requests from other sites are refused."
+        length = headers.get("content-length", "0")
+        if not _is_upload(scope) and (not length.isdigit() or int(length) > MAX_BODY_BYTES):
+            return _TOO_LARGE
+        return None
+
+    def _is_ours(self, name: str) -> bool:
+        if name in self._hosts or any(host.startswith(".") and name.endswith(host) for host in self._hosts):
+            return True
+        try:
+            # a rebinding attack needs a name: nobody can make an address mean another machine
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+_TOO_LARGE = (413, f"The request is too large: allowed up to {MAX_BODY_BYTES:,} bytes.")
+
+
+def _host_name(host: str) -> str:
+    """The name in a Host header, without port and brackets, lower case; "" when it makes no sense."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _is_upload(scope: Scope) -> bool:
+    # Gradio counts uploads itself, against `max_file_size`
+    path = scope["path"].rstrip("/")
+    return any(path.endswith(upload) for upload in _UPLOAD_PATHS)
+
+
+async def _read_whole(receive: Receive) -> bytes | None:
+    """The body, or None as soon as it is longer than allowed (a chunked one has no Content-Length)."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b"".join(parts)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY_BYTES:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A receive that gives the body once and then listens for the client again."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return again
+
+
+def _with_headers(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *_HEADERS]
+        await send(message)
+
+    return sending
+
+
+async def _refuse(send: Send, status: int, sentence: str) -> None:
+    body = json.dumps({"error": sentence}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_HEADERS]
+    # the connection is closed, so that the rest of a refused body is not read as the next request
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": body})
