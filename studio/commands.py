@@ -264,8 +264,7 @@ def _compare(path: Path, painted: Painted) -> str:
         difference = ImageChops.difference(picture, painted.image)
     if difference.getbbox() is None:
         return "the file's pixels are the same"
-    largest = max(int(band.getextrema()[1]) for band in difference.split())
-    return f"the file's pixels differ by up to {largest} of 255"
+    return f"the file's pixels differ by up to {max(difference.tobytes())} of 255"
 
 
 def _differences(recipe: Recipe, painted: Painted) -> list[str]:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from studio.errors import StudioError
+
 logger = logging.getLogger(__name__)
 
 
@@ -27,7 +29,7 @@ class Database:
 
     def __init__(self, path: Path, schema: str, version: int) -> None:
         self._lock = threading.RLock()
-        self.was_rebuilt = False
+        self._connection: sqlite3.Connection | None = None
         try:
             self._connection = _open(path, schema, version)
         except sqlite3.DatabaseError as error:
@@ -36,36 +38,44 @@ class Database:
             logger.warning("setting %s aside: %s", path.name, error)
             _set_aside(path)
             self._connection = _open(path, schema, version)
-            self.was_rebuilt = True
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction: committed at the end, rolled back on any exception."""
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
+            connection = self._open_connection()
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
-                self._connection.execute("COMMIT")
+                yield connection
+                connection.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
 
     def rows(self, statement: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         """All rows of a query."""
         with self._lock:
-            return self._connection.execute(statement, values).fetchall()
+            return self._open_connection().execute(statement, values).fetchall()
 
     def row(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Row | None:
         """The first row of a query, or None."""
         with self._lock:
-            found: sqlite3.Row | None = self._connection.execute(statement, values).fetchone()
+            found: sqlite3.Row | None = self._open_connection().execute(statement, values).fetchone()
             return found
 
     def close(self) -> None:
         """Fold the log into the file and close. Safe to call twice."""
         with self._lock:
-            self._connection.close()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _open_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            # a page may still ask while the studio shuts down
+            raise StudioError("conflict", "The studio is closed.", "Start it again.")
+        return self._connection
 
 
 def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
@@ -180,6 +181,8 @@ class Gallery:
             logger.warning("a file that is no picture of this gallery goes to the trash: %s", error)
             with contextlib.suppress(OSError):
                 path.replace(self._trash / path.name)
+                # its 30 days begin now
+                os.utime(self._trash / path.name, follow_symlinks=False)
 
     def _mend(self, picture: Picture) -> None:
         try:
@@ -207,6 +210,10 @@ class Gallery:
         for picture in self._index.deleted(before=older_than):
             (self._trash / picture.path.name).unlink(missing_ok=True)
             self._index.remove(picture.id)
+        known = self._index.file_names()
+        for path in self._trash.iterdir():
+            if path.name not in known and path.lstat().st_mtime < older_than and not path.is_dir():
+                path.unlink(missing_ok=True)
 
     def _drop_stray_copies(self) -> None:
         shown_ids = self._index.identifiers()

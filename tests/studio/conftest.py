@@ -43,6 +43,6 @@ def wait_for(
         time.sleep(0.005)
 
 
-def finished(studio: Studio, job_id: str) -> JobSnapshot:
+def finished(studio: Studio, job_id: str, timeout_s: float = 8) -> JobSnapshot:
     """The snapshot once nothing changes any more."""
-    return wait_for(studio, job_id, lambda snapshot: snapshot.is_final)
+    return wait_for(studio, job_id, lambda snapshot: snapshot.is_final, timeout_s)

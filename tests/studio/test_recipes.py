@@ -66,7 +66,8 @@ def test_other_studios_find_their_settings_line(image: Image.Image) -> None:
     recipe = recipe_of(image)
     line = parameters_line(recipe)
     assert line.splitlines()[-1] == (
-        "Steps: 8, Sampler: Euler, CFG scale: 1, Seed: 7, Size: 128x96, Model: storybook-flux, Version: Tessera Studio"
+        "Steps: 8, Sampler: Euler, CFG scale: 1, Seed: 7, Size: 128x96, Model: storybook-flux, "
+        "Version: Tessera Studio"
     )
     png, jpeg = io.BytesIO(), io.BytesIO()
     write_picture(image, recipe, png)

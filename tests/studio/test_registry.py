@@ -1,0 +1,120 @@
+"""Models: known, whole, loaded, and few enough of them at once."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from studio.errors import StudioError
+from studio.registry import Registry
+from studio.settings import Settings
+from tests.studio.painters import DrawingPainter, make_weights
+
+
+def registry_of(settings: Settings, painter: DrawingPainter | None = None) -> Registry:
+    return Registry(settings, painter or DrawingPainter())
+
+
+def test_embedded_models_have_cards_and_an_alias(settings: Settings) -> None:
+    registry = registry_of(settings)
+    (card,) = registry.cards()
+    assert (card.name, card.state, card.paints, card.embedded) == ("storybook-flux", "ok", True, True)
+    assert card.aliases == ("storybook",) and registry.card("storybook") == card
+    assert card.size_bytes == sum(path.stat().st_size for path in card.folder.iterdir())
+
+
+def test_unknown_models_list_the_known_ones(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(StudioError) as refused:
+        registry_of(settings).load("flux-dev")
+    assert refused.value.message == "model: given 'flux-dev', allowed storybook, storybook-flux."
+    assert (refused.value.exit_code, refused.value.http_status) == (2, 404)
+    empty = registry_of(replace(settings, weights_dir=tmp_path / "nothing"))
+    with pytest.raises(StudioError, match=r"allowed none \(nothing found in nothing/\)"):
+        empty.load("storybook")
+
+
+def test_missing_and_damaged_models_say_what_is_wrong(settings: Settings) -> None:
+    folder = settings.weights_dir / "storybook-flux"
+    weights = folder / "unet.safetensors"
+    whole = weights.read_bytes()
+    registry = registry_of(settings)
+    weights.write_bytes(b"X" + whole[1:])
+    assert registry.card("storybook").state == "ok", "sizes alone"
+    assert registry.card("storybook", verify=True).problems == (
+        "file unet.safetensors does not have the recorded contents.",
+    )
+    weights.unlink()
+    card = registry.card("storybook")
+    assert (card.state, card.problems) == ("damaged", ("file unet.safetensors is not there.",))
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(StudioError, match="is missing: there is no folder storybook-flux") as refused:
+        registry.load("storybook")
+    assert refused.value.kind == "missing_model" and refused.value.exit_code == 1
+
+
+def test_least_recently_used_models_are_let_go(settings: Settings, tmp_path: Path) -> None:
+    names = ("one", "two", "three")
+    painter = DrawingPainter()
+    registry = registry_of(
+        replace(settings, weights_dir=make_weights(tmp_path / "three", names), loaded_models=2), painter
+    )
+    for name in ("one", "two", "one", "three", "one", "two"):
+        registry.load(name)
+    assert painter.loads == ["one", "two", "three", "two"]
+    assert registry.is_loaded("one") and registry.is_loaded("two") and not registry.is_loaded("three")
+
+
+def test_changed_files_are_loaded_again(settings: Settings) -> None:
+    painter = DrawingPainter()
+    registry = registry_of(settings, painter)
+    folder = settings.weights_dir / "storybook-flux"
+    registry.load("storybook")
+    make_weights(settings.weights_dir / "new")
+    (settings.weights_dir / "new" / "storybook-flux" / "unet.safetensors").replace(
+        folder / "unet.safetensors"
+    )
+    registry.load("storybook")
+    registry.load("storybook-flux")
+    assert painter.loads == ["storybook-flux"] * 2
+
+
+def test_a_failed_load_keeps_the_model_that_was_there(settings: Settings, tmp_path: Path) -> None:
+    painter = DrawingPainter()
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    registry = registry_of(replace(settings, model_dirs=(own,)), painter)
+    registry.load("storybook")
+    with pytest.raises(StudioError, match=r"The model own can't be loaded \(.*No such file") as refused:
+        registry.load("own")
+    assert refused.value.kind == "damaged_model" and registry.is_loaded("storybook")
+
+
+def test_local_folders_paint_only_when_their_class_is_known(settings: Settings, tmp_path: Path) -> None:
+    folders = []
+    for name, text in (
+        ("known", json.dumps({"_class_name": "FluxPipeline"})),
+        ("foreign", json.dumps({"_class_name": "os.system"})),
+        ("list", "[1]"),
+        ("huge", " " * (2 << 20)),
+        ("none", None),
+    ):
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        if text is not None:
+            (folders[-1] / "model_index.json").write_text(text)
+    registry = registry_of(replace(settings, model_dirs=tuple(folders)))
+    paints = {card.name: card.paints for card in registry.cards()}
+    assert paints == {
+        "storybook-flux": True, "known": True, "foreign": False, "list": False, "huge": False, "none": False,
+    }  # fmt: skip
+    with pytest.raises(StudioError, match="foreign does not paint pictures, allowed storybook-flux, known"):
+        registry.paintable("foreign")
+
+
+def test_a_local_folder_does_not_hide_an_embedded_model(settings: Settings, tmp_path: Path) -> None:
+    impostor = tmp_path / "storybook-flux"
+    impostor.mkdir()
+    registry = registry_of(replace(settings, model_dirs=(impostor,)))
+    assert [card.folder for card in registry.cards()] == [settings.weights_dir / "storybook-flux"]
