@@ -24,9 +24,10 @@ MAX_STEPS = 200
 MAX_NAME_CHARS = 128
 DEFAULT_MODEL = "storybook"
 
-_KEPT_CONTROLS = "\n\t"
-# embeddings, overrides and isolates: they could make a prompt read differently from what is painted
-_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# control characters but tab and line break; then direction marks, embeddings, overrides and isolates, which
+# could make a prompt read differently from what is painted
+_DROPPED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _SIZE = re.compile(r"\s*([0-9]{1,9})\s*[xX*\u00d7]\s*([0-9]{1,9})\s*", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]*", re.ASCII)
@@ -126,23 +127,13 @@ def clean_prompt(prompt: object, limit: int = MAX_PROMPT_CHARS) -> str:
     if len(prompt) > limit:
         raise StudioError("too_long", f"prompt: given {len(prompt):,} characters, allowed 1 to {limit:,}.")
     text = prompt.replace("\r\n", "\n").replace("\r", "\n")
-    text = "".join(map(_clean_character, text))
+    text = _DROPPED.sub("", _SURROGATES.sub("\ufffd", text))
     text = unicodedata.normalize("NFC", text).strip()
     if not text:
         raise StudioError("bad_input", f"prompt: given nothing to paint, allowed 1 to {limit:,} characters.")
     if len(text) > limit:
         raise StudioError("too_long", f"prompt: given {len(text):,} characters, allowed 1 to {limit:,}.")
     return text
-
-
-def _clean_character(char: str) -> str:
-    if "\ud800" <= char <= "\udfff":
-        return "\ufffd"
-    if char in _KEPT_CONTROLS:
-        return char
-    if char in _BIDI_CONTROLS or unicodedata.category(char) == "Cc":
-        return ""
-    return char
 
 
 def parse_size(text: str) -> tuple[int, int]:

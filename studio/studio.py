@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from types import TracebackType
 
 from studio.gallery.gallery import Gallery
@@ -36,13 +35,7 @@ class Studio:
         self.styles: tuple[Style, ...] = load_styles(settings.presets_dir)
         self.runner = Runner(settings, self.registry, self.painter, self.styles)
         self._queue = JobQueue(settings, self.runner)
-        try:
-            self.gallery = Gallery(settings.data_dir)
-            self._queue.start(self.gallery)
-        except BaseException:
-            self._queue.close()
-            raise
-        self._close_lock = threading.Lock()
+        self.gallery: Gallery = self._queue.gallery
 
     def submit(self, request: ImageRequest) -> str:
         """Put a request in the queue and return the job's identifier.
@@ -106,9 +99,7 @@ class Studio:
 
     def close(self) -> None:
         """Stop the worker: a running job becomes interrupted, queued ones stay. Safe to call twice."""
-        with self._close_lock:
-            self._queue.close()
-            self.gallery.close()
+        self._queue.close()
 
     def __enter__(self) -> Studio:
         return self

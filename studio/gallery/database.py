@@ -25,6 +25,8 @@ class Database:
         version: Number kept in `user_version`; a file of another version is set aside and begun anew.
     Raises:
         OSError: the file can't be made or opened.
+
+    Its methods raise StudioError: "disk_full" or "unwritable" when SQLite can't write, "conflict" once closed.
     """
 
     def __init__(self, path: Path, schema: str, version: int) -> None:
@@ -44,13 +46,15 @@ class Database:
         """A write transaction: committed at the end, rolled back on any exception."""
         with self._lock:
             connection = self._open_connection()
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise _storage_error(error) from error
                 raise
 
     def rows(self, statement: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
@@ -76,6 +80,14 @@ class Database:
             # a page may still ask while the studio shuts down
             raise StudioError("conflict", "The studio is closed.", "Start it again.")
         return self._connection
+
+
+def _storage_error(error: sqlite3.OperationalError) -> StudioError:
+    if "full" in str(error):
+        return StudioError(
+            "disk_full", "The disk is full, nothing could be noted.", "Free some space, then retry."
+        )
+    return StudioError("unwritable", f"The studio's records can't be written ({error}).")
 
 
 def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,19 +87,15 @@ class GalleryIndex:
         text = json.dumps(recipe.to_json(), ensure_ascii=False)
         values = (image_id, file, recipe.created, request.width, request.height, text)
         words = (recipe.prompt, request.style or "", request.model, str(request.seed))
-        try:
-            with self._database.transaction() as connection:
-                number = connection.execute(
-                    "INSERT INTO pictures (id, file, created, width, height, recipe)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    values,
-                ).lastrowid
-                connection.execute(
-                    "INSERT INTO words (rowid, prompt, style, model, seed) VALUES (?, ?, ?, ?, ?)",
-                    (number, *words),
-                )
-        except sqlite3.OperationalError as error:
-            raise _as_os_error(error) from error
+        with self._database.transaction() as connection:
+            number = connection.execute(
+                "INSERT INTO pictures (id, file, created, width, height, recipe) VALUES (?, ?, ?, ?, ?, ?)",
+                values,
+            ).lastrowid
+            connection.execute(
+                "INSERT INTO words (rowid, prompt, style, model, seed) VALUES (?, ?, ?, ?, ?)",
+                (number, *words),
+            )
         return self._picture_of(image_id, file, recipe)
 
     def get(self, image_id: str, *, deleted: bool = False) -> Picture | None:
@@ -185,11 +180,3 @@ class GalleryIndex:
             created=recipe.created,
             recipe=recipe,
         )
-
-
-def _as_os_error(error: sqlite3.OperationalError) -> OSError:
-    """SQLite's full disk as the system error it stands for, so that one place words it."""
-    import errno
-
-    full = "full" in str(error)
-    return OSError(errno.ENOSPC if full else errno.EIO, str(error))

@@ -75,15 +75,7 @@ class JobRecords:
             StudioError: "queue_full" when `max_queue` jobs wait already.
         """
         with self._database.transaction() as connection:
-            waiting, ahead_s = connection.execute(
-                "SELECT count(*), coalesce(sum(forecast), 0) FROM jobs WHERE state = 'queued'"
-            ).fetchone()
-            if waiting >= max_queue:
-                raise StudioError(
-                    "queue_full",
-                    f"The queue is full ({waiting} jobs wait).",
-                    f"Try again in about {max(1, round(ahead_s / waiting))} s.",
-                )
+            _require_room(connection, max_queue)
             job_id = new_identifier()
             connection.execute(
                 "INSERT INTO jobs (id, state, turn, request, prompt, model, pixels, forecast, created,"
@@ -168,14 +160,20 @@ class JobRecords:
             (time.time(), job_id),
         )
 
-    def requeue(self, job_id: str) -> bool:
-        """failed, cancelled or interrupted -> queued, as the last in line; False when it is none of these."""
-        return self._change(
-            "UPDATE jobs SET state = 'queued', turn = (SELECT max(turn) + 1 FROM jobs), started = NULL,"
-            " finished = NULL, error_kind = NULL, error = '', hint = ''"
-            " WHERE id = ? AND state IN ('failed', 'cancelled', 'interrupted')",
-            (job_id,),
-        )
+    def requeue(self, job_id: str, max_queue: int) -> None:
+        """failed, cancelled or interrupted -> queued, as the last in line; does nothing for other states.
+
+        Raises:
+            StudioError: "queue_full" when `max_queue` jobs wait already.
+        """
+        with self._database.transaction() as connection:
+            _require_room(connection, max_queue)
+            connection.execute(
+                "UPDATE jobs SET state = 'queued', turn = (SELECT max(turn) + 1 FROM jobs), started = NULL,"
+                " finished = NULL, error_kind = NULL, error = '', hint = ''"
+                " WHERE id = ? AND state IN ('failed', 'cancelled', 'interrupted')",
+                (job_id,),
+            )
 
     def running(self) -> list[str]:
         """Identifiers of jobs marked as running."""
@@ -211,6 +209,18 @@ class JobRecords:
     def _change(self, statement: str, values: tuple[Any, ...]) -> bool:
         with self._database.transaction() as connection:
             return connection.execute(statement, values).rowcount == 1
+
+
+def _require_room(connection: Any, max_queue: int) -> None:
+    waiting, ahead_s = connection.execute(
+        "SELECT count(*), coalesce(sum(forecast), 0) FROM jobs WHERE state = 'queued'"
+    ).fetchone()
+    if waiting >= max_queue:
+        raise StudioError(
+            "queue_full",
+            f"The queue is full ({waiting} jobs wait).",
+            f"Try again in about {max(1, round(ahead_s / waiting))} s.",
+        )
 
 
 def _record(row: Any) -> JobRecord:

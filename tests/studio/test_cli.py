@@ -1,6 +1,7 @@
 """The shell: what it prints, what it writes, and its exit codes."""
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from PIL import Image
 
 from studio import commands
 from studio.cli import main
-from studio.gallery import files as files_module
+from studio.gallery.encoding import write_picture
 from studio.recipes import pixel_hash, read_recipe
 from studio.settings import REPOSITORY
 from studio.terminal import ProgressLine
@@ -216,7 +217,7 @@ def test_full_disk_is_exit_code_1_and_no_file(
     def fail(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files_module.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     assert image("a cat", "--size", "64x64", "--out", "a.png") == 1
     assert capsys.readouterr().err.startswith("error: The disk is full (")
     assert os.listdir() == ["a.png"] and Path("a.png").read_bytes() == b"the picture of yesterday"
@@ -241,7 +242,10 @@ def test_replay_tells_a_difference_and_what_changed(painter: DrawingPainter, cap
     files = manifest["models"]["storybook-flux"]["files"]
     model = weights / "storybook-flux" / "unet.safetensors"
     model.write_bytes(model.read_bytes() + b"more")
-    files[model.name] = {"sha256": files_hash(model), "bytes": model.stat().st_size}
+    files[model.name] = {
+        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "bytes": model.stat().st_size,
+    }
     (weights / "MANIFEST.json").write_text(json.dumps(manifest))
     capsys.readouterr()
     assert main(["replay", "a.png"]) == 1
@@ -252,12 +256,6 @@ def test_replay_tells_a_difference_and_what_changed(painter: DrawingPainter, cap
     assert facts["pixels_sha256"] != facts["recorded_sha256"]
 
 
-def files_hash(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def test_replay_of_an_edited_file_repaints_the_recipe(painter: DrawingPainter, capsys: Capture) -> None:
     assert image("a red ball", "--size", "64x64", "--out", "a.png") == 0
     with Image.open("a.png") as picture:
@@ -265,7 +263,7 @@ def test_replay_of_an_edited_file_repaints_the_recipe(painter: DrawingPainter, c
         edited = picture.copy()
     edited.putpixel((3, 3), (1, 2, 3))
     with open("a.png", "wb") as file:
-        commands.write_picture(edited, recipe, file)
+        write_picture(edited, recipe, file)
     capsys.readouterr()
     assert main(["replay", "a.png", "--json"]) == 0
     facts = json_of(capsys)
