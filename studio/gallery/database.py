@@ -26,7 +26,7 @@ class Database:
     Raises:
         OSError: the file can't be made or opened.
 
-    Its methods raise StudioError: "disk_full" or "unwritable" when SQLite can't write, "conflict" once closed.
+    Its methods raise StudioError: "disk_full" or "unwritable" when a write fails, "conflict" once closed.
     """
 
     def __init__(self, path: Path, schema: str, version: int) -> None:
