@@ -82,7 +82,7 @@ def mask(layout):
 
 
 def attention(query, key, value, visible, scale):
-    """Output `[S, D]` and log-sum-exp `[S]` of one head in fp64, from the visible keys of each query alone."""
+    """Output `[S, D]` and log-sum-exp `[S]` of one head in fp64; hidden keys are left out, not masked."""
     outputs, sums = [], []
     for row, seen in zip(query.double(), visible, strict=True):
         scores = key.double()[seen] @ row * scale

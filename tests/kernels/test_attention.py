@@ -1,4 +1,4 @@
-"""The op: every back end computes what the layout says, on every grid, and nothing else reaches the output."""
+"""The op: every back end computes what the layout says, on every grid, and nothing else gets through."""
 
 import itertools
 
@@ -22,11 +22,18 @@ TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 LAYOUTS = {
     "sliding box": AttentionLayout(7, (21, 37), (6, 9), window=8, radius=3),
     "sliding box, all guide": AttentionLayout(3, (24, 24), (6, 6), window=8, image_to_guide="all"),
-    "own window": AttentionLayout(130, (32, 48), (8, 12), local="own", image_to_guide="all", guide_to_text=True),
+    "own window": AttentionLayout(
+        130, (32, 48), (8, 12), local="own", image_to_guide="all", guide_to_text=True
+    ),
     "one own window": AttentionLayout(5, (16, 16), None, local="own"),
     "ring": AttentionLayout(0, (40, 23), (10, 6), window=8, local="ring", image_to_guide="aligned"),
     "upstream exact": AttentionLayout(
-        16, (32, 32), (8, 8), order="window_raster", image_to_guide="upstream_raster1", guide_to_guide="radius"
+        16,
+        (32, 32),
+        (8, 8),
+        order="window_raster",
+        image_to_guide="upstream_raster1",
+        guide_to_guide="radius",
     ),
     "upstream blocks": AttentionLayout(
         128,
@@ -47,7 +54,9 @@ LAYOUTS = {
 def tensors(layout, batch=1, heads=2, dim=16, dtype=torch.float64, scale=1.0):
     generator = torch.Generator().manual_seed(1)
     shape = (batch, layout.length, heads, dim)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64).mul(scale).to(dtype) for _ in range(3)]
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64).mul(scale).to(dtype) for _ in range(3)
+    ]
 
 
 def error(result, expected):
@@ -207,7 +216,9 @@ def test_values_leak_from_visible_positions_only(backend):
 def test_peaked_shifted_and_uniform_scores(backend):
     layout = LAYOUTS["sliding box"]
     query, key, value = tensors(layout, dtype=torch.float32, scale=8.0)
-    exact = hierarchical_local_attention(*(x.double() for x in (query, key, value)), layout, backend="reference")
+    exact = hierarchical_local_attention(
+        *(x.double() for x in (query, key, value)), layout, backend="reference"
+    )
     assert error(hierarchical_local_attention(query, key, value, layout, backend=backend), exact) < 5e-5
     query, key, value = tensors(layout, dtype=torch.float32)
     base = hierarchical_local_attention(query, key, value, layout, backend=backend)
@@ -318,7 +329,11 @@ def test_shapes_that_do_not_fit_are_named():
         hierarchical_local_attention(query, key, value.double(), layout)
     with pytest.raises(ValueError, match="guide key and value must be"):
         hierarchical_local_attention(
-            query[:, :rows], key[:, :rows], value[:, :rows], layout, guide=(key[:, rows + 1 :], value[:, rows:])
+            query[:, :rows],
+            key[:, :rows],
+            value[:, :rows],
+            layout,
+            guide=(key[:, rows + 1 :], value[:, rows:]),
         )
     with pytest.raises(ValueError, match="floating dtype"):
         hierarchical_local_attention(query.long(), key.long(), value.long(), layout)

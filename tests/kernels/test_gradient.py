@@ -1,4 +1,4 @@
-"""Gradients of the back ends against the reference in fp64, and of the reference against finite differences."""
+"""Gradients: the back ends against the reference in fp64, the reference against finite differences."""
 
 import pytest
 import torch

@@ -55,7 +55,9 @@ def plan_mask(layout):
             counts[block.start : block.stop, start:stop] += 1
     for group in plan.tile_groups(True):
         for queries, keys in zip(group.queries.long(), group.keys.long(), strict=True):
-            visible = torch.ones(len(queries), len(keys), dtype=torch.bool) if group.mask is None else group.mask
+            visible = (
+                torch.ones(len(queries), len(keys), dtype=torch.bool) if group.mask is None else group.mask
+            )
             counts[queries[:, None], keys[None, :]] += visible.long()
             for start, stop in group.shared:
                 counts[queries, start:stop] += 1
