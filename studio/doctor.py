@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,8 +47,7 @@ def examine(settings: Settings, painter: Painter | None = None) -> list[Finding]
         Finding("system", "ok", f"{platform.system()} {platform.machine()}"),
         Finding("cores", "ok", f"{usable_cores()} usable"),
         _memory(),
-        _guarded("device", _device),
-        _guarded("attention", _attention),
+        *_pipelines(),
         _folder("data folder", settings.data_dir),
         _port(settings.host, settings.port),
     ]
@@ -74,24 +73,21 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _guarded(name: str, ask: Callable[[], str]) -> Finding:
-    """An answer of the pipelines side; whatever goes wrong there is a line of the report, not its end."""
+def _pipelines() -> list[Finding]:
+    """What the pipelines say of themselves; a failure there is a line of the report, not its end."""
     try:
-        return Finding(name, "ok", ask())
+        return [Finding(name, "ok", str(text)) for name, text in _pipelines_report().items()]
     except Exception as error:
-        return Finding(name, "problem", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        reason = " ".join(str(error).split())[:200]
+        return [Finding("pipelines", "problem", f"{type(error).__name__}: {reason}")]
 
 
-def _device() -> str:
+def _pipelines_report() -> Mapping[str, str]:
+    """Device, precision and attention back end, one line each."""
     from pipelines import runtime
 
-    return str(runtime.device_summary())
-
-
-def _attention() -> str:
-    from pipelines import runtime
-
-    return str(runtime.attention_summary())
+    report: Mapping[str, str] = runtime.report()
+    return report
 
 
 def _memory() -> Finding:

@@ -50,7 +50,7 @@ def write_picture(image: Image.Image, recipe: Recipe, file: BinaryIO, kind: str 
         "" or a sentence when the format has no room for the recipe.
     """
     if kind == "PNG":
-        # the default level takes many times as long; run lengths beat level 1 alone by a fifth in size and time
+        # the default level takes many times as long; run lengths beat level 1 alone in size and time
         image.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=png_metadata(recipe))
         return ""
     packet = xmp_packet(recipe, whole=True)

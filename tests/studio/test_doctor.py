@@ -16,9 +16,8 @@ from tests.studio.painters import DrawingPainter
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    # importing torch to ask for the device takes seconds; the real answers have their own test
-    monkeypatch.setattr(doctor, "_device", lambda: "cpu")
-    monkeypatch.setattr(doctor, "_attention", lambda: "sdpa")
+    # importing torch to ask for the device takes seconds
+    monkeypatch.setattr(doctor, "_pipelines_report", lambda: {"device": "cpu", "attention": "sdpa"})
 
 
 def findings(settings: Settings) -> dict[str, Finding]:
@@ -30,6 +29,7 @@ def test_a_healthy_installation(settings: Settings) -> None:
         free = server.getsockname()[1]
     found = findings(replace(settings, port=free))
     assert {name: finding.verdict for name, finding in found.items()} == dict.fromkeys(found, "ok")
+    assert (found["device"].text, found["attention"].text) == ("cpu", "sdpa")
     assert "torch" in found["versions"].text and found["cores"].text == f"{usable_cores()} usable"
     assert found["port"].text == f"127.0.0.1:{free} is free" and "GB free" in found["memory"].text
     assert found["model storybook-flux"].text == "FluxPipeline, 0.0 MB"
@@ -37,17 +37,17 @@ def test_a_healthy_installation(settings: Settings) -> None:
 
 
 def test_every_problem_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> str:
+    def broken() -> dict[str, str]:
         raise ImportError("libtorch.so: cannot open shared object file")
 
-    monkeypatch.setattr(doctor, "_device", broken)
+    monkeypatch.setattr(doctor, "_pipelines_report", broken)
     (settings.weights_dir / "storybook-flux" / "unet.safetensors").unlink()
     with socket.create_server(("127.0.0.1", 0)) as server:
         found = findings(replace(settings, port=server.getsockname()[1], data_dir=Path("/proc/tessera")))
     assert found["port"].verdict == "note", "serving takes the next free port"
     problems = {name for name, finding in found.items() if finding.verdict == "problem"}
-    assert problems == {"device", "data folder", "model storybook-flux", "models"}
-    assert found["device"].text == "ImportError: libtorch.so: cannot open shared object file"
+    assert problems == {"pipelines", "data folder", "model storybook-flux", "models"}
+    assert found["pipelines"].text == "ImportError: libtorch.so: cannot open shared object file"
     assert found["model storybook-flux"].text == "damaged: file unet.safetensors is not there."
 
 

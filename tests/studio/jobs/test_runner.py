@@ -1,0 +1,123 @@
+"""Checks before painting, and the adapter to the pipelines side."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from studio.errors import StudioError
+from studio.jobs.runner import PipelinePainter, Runner, duration
+from studio.painter import PaintingStopped
+from studio.registry import Registry
+from studio.requests import ImageRequest
+from studio.settings import Settings
+from tests.studio.painters import DrawingPainter, Result, draw
+
+
+class Door(ModuleType):
+    """Stands for `pipelines.compose.painting`, with the names and keywords of the real one."""
+
+    class Cancelled(Exception):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__("pipelines.compose.painting")
+        self.calls: list[dict[str, Any]] = []
+
+    def load_model(self, folder: Path) -> str:
+        return f"model of {folder.name}"
+
+    def paint(
+        self, model: Any, *, prompt: str, width: int, height: int, seed: int, steps: int | None = None,
+        on_progress: Any = None, should_stop: Any = None,
+    ) -> Result:  # fmt: skip
+        self.calls.append({"model": model, "prompt": prompt, "seed": seed, "steps": steps})
+        if should_stop():
+            raise self.Cancelled
+        return Result(draw(prompt, width, height, seed, 4, b""), {"paint": 1.0}, ((width, height),))
+
+
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch) -> Door:
+    door, package = Door(), ModuleType("pipelines.compose")
+    package.painting = door  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipelines.compose", package)
+    monkeypatch.setitem(sys.modules, "pipelines.compose.painting", door)
+    return door
+
+
+def test_the_adapter_hands_everything_on(door: Door) -> None:
+    painter = PipelinePainter()
+    model = painter.load_model(Path("weights/storybook-flux"))
+    wanted: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 48, "seed": 7, "steps": None}
+    result = painter.paint(model, **wanted, on_progress=None, should_stop=lambda: False)
+    assert result.image.size == (64, 48)
+    assert door.calls == [{"model": "model of storybook-flux", "prompt": "a cat", "seed": 7, "steps": None}]
+    with pytest.raises(PaintingStopped):
+        painter.paint(model, **wanted, on_progress=None, should_stop=lambda: True)
+
+
+def test_without_a_manifest_there_are_no_embedded_models(tmp_path: Path) -> None:
+    assert PipelinePainter().read_manifest(tmp_path) == {"models": {}}
+
+
+def runner_of(settings: Settings, painter: DrawingPainter) -> Runner:
+    return Runner(settings, Registry(settings, painter), painter)
+
+
+def test_limits_of_this_installation_come_on_top(settings: Settings) -> None:
+    runner = runner_of(replace(settings, max_side=512, max_prompt_chars=20), DrawingPainter())
+    assert runner.check(ImageRequest("a red ball", 512, 512)).forecast.fits
+    for request, message in (
+        (ImageRequest("a red ball", 528, 64), "width: given 528, allowed multiples of 16 from 64 to 512."),
+        (ImageRequest("a" * 21, 64, 64), "prompt: given 21 characters, allowed 1 to 20."),
+    ):
+        with pytest.raises(StudioError) as refused:
+            runner.check(request)
+        assert refused.value.message == message
+    with pytest.raises(StudioError, match="steps: given 0"):
+        runner.forecast(64, 64, 0, "storybook")
+
+
+def test_steps_are_passed_as_asked_and_recorded_as_taken(settings: Settings) -> None:
+    runner = runner_of(settings, DrawingPainter())
+    painted = runner.paint(runner.check(ImageRequest("a cat", 64, 64)))
+    assert (painted.recipe.request.steps, painted.recipe.steps) == (None, 4)
+    assert len(painted.recipe.model_sha256) == 64
+
+
+def test_many_unknown_words_are_capped(settings: Settings) -> None:
+    runner = runner_of(settings, DrawingPainter())
+    words = runner.unknown_words(
+        " ".join(f"{'x' * 100}{n}" for n in range(70)) + " zz zz " + "y " * 10, "storybook"
+    )
+    assert words == ("x" * 60, "zz", "y"), "cut to 60 characters, each once"
+    assert len(runner.unknown_words(" ".join(f"word{n}" for n in range(5000)), "storybook")) == 50
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64)])
+def test_a_painter_that_returns_another_size_is_caught(size: tuple[int, int], settings: Settings) -> None:
+    painter = DrawingPainter()
+    runner = runner_of(settings, painter)
+    painter.paint = lambda model, **_: Result(draw("x", *size, 0, 4, b""), {}, ())  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="painter gave RGB"):
+        runner.paint(runner.check(ImageRequest("a cat", 64, 64)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "1 s"),
+        (8.4, "8 s"),
+        (99.4, "99 s"),
+        (99.6, "2 min"),
+        (200, "3 min"),
+        (5_940, "99 min"),
+        (8_000, "2 h 13 min"),
+    ],
+)
+def test_durations_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
