@@ -47,8 +47,8 @@ def token_order(
     * window_raster: windows row by row, raster inside (what the Scale-DiT authors generate with).
     * window_hilbert: windows along the generalised Hilbert curve, Hilbert's curve inside each.
     * window_tile8: windows row by row, 8 x 8 tiles inside.
-    * hilbert: one curve over the whole grid, Hilbert's on 2^k squares and the generalised one elsewhere, where
-      it keeps no window contiguous.
+    * hilbert: one curve over the whole grid: Hilbert's on 2^k squares, the generalised one elsewhere (which
+      keeps no window contiguous).
 
     Args:
         window: window side in tokens, or (rows, columns).

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .chunks import additive, shared_rows, tile_chunks
+from .chunks import additive, shared_rows, tile_chunks, tiles_per_chunk
 from .plan import RowBlock, TileGroup, TilePlan
 
 # Scores of a chunk over all heads; larger chunks leave the second-level cache.
-_SCORE_BYTES = 1 << 20
+_SCORE_BYTES = 2 << 20
 
 
 def refusal(query: Tensor) -> str | None:
@@ -78,7 +78,8 @@ def _attend_tiles(
     bias = None if group.mask is None else additive(group.mask, query)
     shared = [shared_rows(x, group.shared, 1) for x in (key, value)] if group.shared else []
     columns = local + (shared[0].shape[1] if shared else 0)
-    for queries, keys in tile_chunks(group, size * columns * heads * query.element_size(), _SCORE_BYTES):
+    step = tiles_per_chunk(group, size * columns * heads * query.element_size(), _SCORE_BYTES)
+    for queries, keys in tile_chunks(group, step):
         rows, near_rows = (x.reshape(-1).to(query.device) for x in (queries, keys))
         batch, whole = (heads * queries.shape[0], size, dim), (heads, rows.numel(), dim)
         tiles = query.index_select(0, rows).transpose(0, 1).contiguous()

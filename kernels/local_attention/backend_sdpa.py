@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .chunks import additive, merge, shared_rows, tile_chunks
+from .chunks import additive, merge, shared_rows, tile_chunks, tiles_per_chunk
 from .plan import TileGroup, TilePlan
 
 # Keys and values of a chunk: near the second-level cache of two cores, and few enough calls.
@@ -62,11 +62,16 @@ def _attend_tiles(
     bias = None if group.mask is None else additive(group.mask, query)
     shared = [shared_rows(x, group.shared)[None] for x in (key, value)] if group.shared else []
     per_tile = 2 * (group.keys.shape[1] + group.queries.shape[1]) * heads * dim * query.element_size()
-    for queries, keys in tile_chunks(group, per_tile, _CHUNK_BYTES):
+    step = tiles_per_chunk(group, per_tile, _CHUNK_BYTES)
+    # Fresh pages cost more than the copy itself, so every chunk is gathered into the same buffers.
+    near = [x.new_empty(step, group.keys.shape[1], heads, dim) for x in (key, value)]
+    for queries, keys in tile_chunks(group, step):
         rows = queries.reshape(-1)
         tiles = query.index_select(0, rows)
-        near = [x.index_select(0, keys.reshape(-1)).view(*keys.shape, heads, dim) for x in (key, value)]
-        part, part_lse = _flash(tiles.view(*queries.shape, heads, dim), near[0], near[1], bias, scale)
+        for source, buffer in zip((key, value), near, strict=True):
+            torch.index_select(source, 0, keys.reshape(-1), out=buffer[: keys.shape[0]].flatten(0, 1))
+        keys_near, values_near = (buffer[: keys.shape[0]] for buffer in near)
+        part, part_lse = _flash(tiles.view(*queries.shape, heads, dim), keys_near, values_near, bias, scale)
         part, part_lse = part.reshape(-1, heads, dim), part_lse.reshape(-1, heads)
         if shared:
             far, far_lse = _flash(tiles[None], shared[0], shared[1], None, scale)

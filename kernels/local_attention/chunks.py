@@ -10,9 +10,13 @@ from torch import Tensor
 from .plan import Range, TileGroup
 
 
-def tile_chunks(group: TileGroup, bytes_per_tile: int, budget: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Runs of tiles of about `budget` bytes in all: pairs of (queries, keys), `[tiles, n]` each."""
-    step = max(1, budget // max(bytes_per_tile, 1))
+def tiles_per_chunk(group: TileGroup, bytes_per_tile: int, budget: int) -> int:
+    """How many tiles keep a chunk's working set near `budget` bytes; at least one, at most all."""
+    return min(max(1, budget // max(bytes_per_tile, 1)), group.queries.shape[0])
+
+
+def tile_chunks(group: TileGroup, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Runs of `step` tiles: pairs of (queries, keys), `[tiles, n]` each."""
     for start in range(0, group.queries.shape[0], step):
         yield group.queries[start : start + step], group.keys[start : start + step]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .chunks import tile_chunks
+from .chunks import tile_chunks, tiles_per_chunk
 from .plan import TilePlan
 
 # fp32 scores of one chunk over all heads.
@@ -68,7 +68,8 @@ def _problems(plan: TilePlan, with_guide: bool, heads: int) -> Iterator[tuple[Te
     for group in plan.tile_groups(with_guide):
         shared = torch.cat([torch.arange(0), *(torch.arange(*part) for part in group.shared)])
         columns = group.keys.shape[1] + shared.numel()
-        for queries, keys in tile_chunks(group, 4 * heads * group.queries.shape[1] * columns, _SCORE_BYTES):
+        step = tiles_per_chunk(group, 4 * heads * group.queries.shape[1] * columns, _SCORE_BYTES)
+        for queries, keys in tile_chunks(group, step):
             if group.keys.shape[1]:
                 yield queries.long(), keys.long(), group.mask
             if shared.numel():

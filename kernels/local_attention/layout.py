@@ -2,7 +2,7 @@
 
 The same layout yields the token mask (the definition), the block map (for block-sparse kernels) and the tile
 plan (for the back ends of this folder). It follows the mask of Scale-DiT (arXiv 2510.16325), and adds choices
-that the authors' code does not have: exact masks, any grid, any ratio, guide neighbourhoods in two dimensions.
+that the authors' code lacks: exact masks, any grid, any ratio, guide neighbourhoods in two dimensions.
 """
 
 from __future__ import annotations

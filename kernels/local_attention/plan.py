@@ -26,7 +26,7 @@ Range = tuple[int, int]
 _RADIUS_TILE = 8
 _WINDOW_TILE = 16
 # Shared keys up to this number ride along in every tile; more are attended in a call of their own and merged.
-_INLINE_SHARED = 128
+_INLINE_SHARED = 256
 
 
 @dataclass(frozen=True, eq=False)

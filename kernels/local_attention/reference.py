@@ -1,4 +1,4 @@
-"""The plain form: explicit mask, softmax in fp32 or fp64, few queries at a time. The oracle, slow by design."""
+"""The oracle: explicit mask, softmax in fp32 or fp64, few queries at a time. Slow by design."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def masked_attention(
         scale: factor of the dot products.
 
     Returns:
-        output `[B, Q, H, D]` and natural log-sum-exp of the scaled scores `[B, H, Q]`, in the computing dtype.
+        output `[B, Q, H, D]` and log-sum-exp of the scaled scores `[B, H, Q]`, both in the computing dtype.
     """
     exact = torch.float64 if query.dtype == torch.float64 else torch.float32
     scores = torch.einsum("bqhd,bkhd->bhqk", query.to(exact), key.to(exact)) * scale

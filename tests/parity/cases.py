@@ -1,7 +1,7 @@
 """Recorded numbers of the authors' code: where they lie, and how tests find their cases.
 
-`$TESSERA_PARITY_DIR/<family>` holds pairs `<kind><anything>.json` and `.safetensors`; the default is the small
-copy in `data/`. The tests name kinds only, so that another set of the same schema runs without a change.
+`$TESSERA_PARITY_DIR/<family>` holds pairs `<kind><anything>.json` and `.safetensors`; the default is the
+small copy in `data/`. Tests name kinds only, so that another set of the same schema runs without a change.
 """
 
 import json

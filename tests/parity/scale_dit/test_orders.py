@@ -23,7 +23,9 @@ def ours(kind, rows, cols, down, across):
 
 
 def parse(name):
-    kind, *numbers = re.fullmatch(r"(\w+)\.H(\d+)_W(\d+)_win(\d+)x(\d+)", name).groups()
+    match = re.fullmatch(r"(\w+)\.H(\d+)_W(\d+)_win(\d+)x(\d+)", name)
+    assert match, name
+    kind, *numbers = match.groups()
     return kind, *map(int, numbers)
 
 
