@@ -1,0 +1,105 @@
+"""Latents of the seeded stream, computed on first use and kept in a file beside the training state."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pipelines.storybook.dataset import sample_rng, to_tensor
+from pipelines.storybook.draw import draw_scene
+from pipelines.storybook.scene import Scene, SceneMix, sample_scene
+
+TILE = 128  # pixels of every training picture
+GRID = TILE // 16
+
+
+@dataclass(frozen=True)
+class View:
+    """A high-res crop and the part of the small drawing around it, in 16 px tokens.
+
+    Attributes:
+        side, low_side: sides of the two full drawings in tokens.
+        at, low_at: (row, column) of the crops' first tokens.
+    """
+
+    side: int
+    low_side: int
+    at: tuple[int, int]
+    low_at: tuple[int, int]
+
+
+def sample_view(rng: Random, scene: Scene) -> View:
+    """A crop at 256 to 4096 px whose guide is 2 to 4 times smaller; three quarters of the crops touch an object."""
+    low_side = max(GRID, round(GRID * 2 ** rng.uniform(0.0, 3.2)))
+    side = min(round(low_side * rng.uniform(2.0, 4.0)), 256)
+    room = side - GRID
+    row, column = rng.randint(0, room), rng.randint(0, room)
+    if scene.objects and rng.random() < 0.75:
+        box = rng.choice(scene.objects).box
+        row = round(rng.uniform(box[1], box[3]) * side) - GRID // 2
+        column = round(rng.uniform(box[0], box[2]) * side) - GRID // 2
+    row, column = (min(max(value, 0), room) for value in (row, column))
+    scale = low_side / side
+    low_at = tuple(
+        min(max(round((value + GRID / 2) * scale - GRID / 2), 0), low_side - GRID) for value in (row, column)
+    )
+    return View(side, low_side, (row, column), low_at)  # type: ignore[arg-type]
+
+
+class LatentStream:
+    """Scenes and their latents `[16, 16, 16]`; `views=True` adds a high-res crop and its guide.
+
+    Args:
+        vae: frozen autoencoder (posterior means are kept).
+        folder: where the file lies; it is tied to the autoencoder by the caller's choice of folder.
+        size: number of different samples; sample i of the run uses slot i modulo `size`.
+    """
+
+    def __init__(self, vae: nn.Module, folder: Path, size: int, mix: SceneMix, seed: int, views: bool = False) -> None:
+        self.vae, self.size, self.mix, self.seed, self.views = vae, size, mix, seed, views
+        folder.mkdir(parents=True, exist_ok=True)
+        count = 2 if views else 1
+        shape = (size, count, 16, GRID * 2, GRID * 2)
+        path = folder / f"latents_{seed}_{size}_{count}.npy"
+        mode = "r+" if path.exists() else "w+"
+        self._file = np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=None if mode == "r+" else shape)
+
+    def scene(self, slot: int) -> tuple[Scene, View | None, Random]:
+        """The scene of a slot, its view, and a generator for the caption."""
+        rng = sample_rng(self.seed, slot)
+        scene = sample_scene(rng, self.mix)
+        view = sample_view(rng, scene) if self.views else None
+        return scene, view, rng
+
+    def _draw(self, scene: Scene, view: View | None) -> list[NDArray[np.uint8]]:
+        if view is None:
+            return [draw_scene(scene, TILE, TILE)]
+        pictures = []
+        for side, (row, column) in ((view.side, view.at), (view.low_side, view.low_at)):
+            pictures.append(draw_scene(scene, side * 16, side * 16, (column * 16, row * 16, TILE, TILE)))
+        return pictures
+
+    def batch(self, first: int, count: int) -> tuple[torch.Tensor, list[tuple[Scene, View | None]]]:
+        """Latents `[count, 1 or 2, 16, 16, 16]` float32 with their scenes and views."""
+        slots = [index % self.size for index in range(first, first + count)]
+        entries = [self.scene(slot)[:2] for slot in slots]
+        missing = [i for i, slot in enumerate(slots) if not self._file[slot].any()]
+        if missing:
+            pictures = [picture for i in missing for picture in self._draw(*entries[i])]
+            encoded = encode(self.vae, to_tensor(pictures))
+            encoded = encoded.view(len(missing), -1, *encoded.shape[1:])
+            for i, latents in zip(missing, encoded, strict=True):
+                self._file[slots[i]] = latents.numpy().astype(np.float16)
+        return torch.from_numpy(np.stack([self._file[slot] for slot in slots])).float(), entries
+
+
+@torch.no_grad()
+def encode(vae: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
+    """Posterior means `[B, 16, H/8, W/8]` float32 on the CPU."""
+    parameter = next(vae.parameters())
+    pictures = pictures.to(parameter.device, parameter.dtype, memory_format=torch.channels_last)
+    return vae.encode(pictures).latent_dist.mean.float().cpu()
