@@ -6,6 +6,7 @@ import json
 import random
 import struct
 import time
+import tracemalloc
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,7 @@ def changed(image: Image.Image, **changes: Any) -> str:
         ({"pixels_sha256": "zz"}, "recipe: pixels_sha256 is 'zz', allowed 64 hexadecimal digits."),
         ({"versions": {"torch": 2}}, "recipe: versions is 2, allowed text"),
         ({"seconds": {"paint": -1}}, "recipe: seconds is -1, allowed a number from 0 to 1e12."),
+        ({"created": float("nan")}, "recipe: created is nan, allowed a number from 0 to 1e12."),
         ({"created": 10**400}, "recipe: created is an integer of more than 38 digits, allowed a number"),
         ({"stages": [[1, 2, 3]]}, "recipe: stages is [1, 2, 3], allowed two sides in pixels."),
         ({"warnings": ["x" * 2000]}, "recipe: warnings is 'xxxx"),
@@ -195,6 +197,19 @@ def test_hostile_files_are_one_line(tmp_path: Path, image: Image.Image) -> None:
         assert str(tmp_path) not in refused.value.message
     with pytest.raises(StudioError, match="no such picture file"):
         read_recipe(tmp_path / "absent.png")
+
+
+def test_a_packed_bomb_is_not_unpacked(image: Image.Image) -> None:
+    bomb = base64.b64encode(zlib.compress(b"a" * (100 << 20), 9)).decode()
+    webp = io.BytesIO()
+    image.save(webp, "WEBP", xmp=f'<x tessera:Recipe="{bomb}"/>'.encode())
+    tracemalloc.start()
+    try:
+        with pytest.raises(StudioError, match="can't be unpacked"):
+            read_recipe(webp)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def _png_header(width: int, height: int) -> bytes:
