@@ -135,7 +135,10 @@ def _port(host: str, port: int) -> Finding:
 
 
 def _models(settings: Settings, painter: Painter) -> list[Finding]:
-    cards = Registry(settings, painter).cards(verify=True)
+    try:
+        cards = Registry(settings, painter).cards(verify=True)
+    except StudioError as error:
+        return [Finding("models", "problem", str(error))]
     found = [
         Finding(f"model {card.name}", "problem", f"{card.state}: {card.problems[0]}")
         if card.state != "ok"

@@ -18,6 +18,7 @@ ModelState = Literal["ok", "missing", "damaged"]
 # a pipeline class named in a model folder is only ever looked up in this list, never imported by name
 IMAGE_CLASSES = frozenset({"FluxPipeline", "ScaleDiTPipeline"})
 ALIASES = {DEFAULT_MODEL: "storybook-flux"}
+REPAIR = "Put the files back (`git restore assets/weights` in a clone), then try again."
 _MAX_INDEX_BYTES = 1 << 20
 
 
@@ -122,7 +123,7 @@ class Registry:
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise StudioError(
-                "damaged_model", f"The model {card.name} can't be loaded ({reason}).", _REPAIR
+                "damaged_model", f"The model {card.name} can't be loaded ({reason}).", REPAIR
             ) from error
         with self._lock:
             self._loaded[card.name] = (stamp, model)
@@ -139,11 +140,11 @@ class Registry:
     def _require_whole(self, card: ModelCard) -> None:
         if card.state == "missing":
             raise StudioError(
-                "missing_model", f"The model {card.name} is missing: {card.problems[0]}", _REPAIR
+                "missing_model", f"The model {card.name} is missing: {card.problems[0]}", REPAIR
             )
         if card.state == "damaged":
             raise StudioError(
-                "damaged_model", f"The model {card.name} is damaged: {card.problems[0]}", _REPAIR
+                "damaged_model", f"The model {card.name} is damaged: {card.problems[0]}", REPAIR
             )
 
     def _known(self) -> list[tuple[str, Path, dict[str, Any]]]:
@@ -189,13 +190,10 @@ class Registry:
             known = self._verified.get(str(folder))
             if known and known[0] == stamp:
                 return known[1]
-        problems = tuple(self._painter.verify_folder(folder))
+        problems = tuple(f"{problem.rstrip('.')}." for problem in self._painter.verify_folder(folder))
         with self._lock:
             self._verified[str(folder)] = (stamp, problems)
         return problems
-
-
-_REPAIR = "Put the files back (`git restore assets/weights` in a clone), then try again."
 
 
 def _size_problem(folder: Path, path: str, facts: dict[str, Any]) -> str:

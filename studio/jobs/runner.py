@@ -17,7 +17,7 @@ from PIL import Image
 from studio.errors import StudioError
 from studio.painter import CostForecast, Painter, PaintingResult, PaintingStopped, ProgressReport
 from studio.recipes import Recipe, make_recipe
-from studio.registry import ModelCard, Registry
+from studio.registry import REPAIR, ModelCard, Registry
 from studio.requests import MAX_PIXELS, MAX_STEPS, ImageRequest, check_integer, check_side, clean_prompt
 from studio.settings import Settings
 from studio.styles import Style, find_style
@@ -315,7 +315,10 @@ class PipelinePainter:
             return {"models": {}}
         from pipelines import weights
 
-        manifest: Mapping[str, Any] = weights.read_manifest(weights_dir)
+        try:
+            manifest: Mapping[str, Any] = weights.read_manifest(weights_dir)
+        except (OSError, ValueError) as error:
+            raise StudioError("damaged_model", "The weights' MANIFEST.json can't be read.", REPAIR) from error
         return manifest
 
     def verify_folder(self, folder: Path) -> list[str]:

@@ -51,6 +51,14 @@ def test_every_problem_is_told(settings: Settings, monkeypatch: pytest.MonkeyPat
     assert found["model storybook-flux"].text == "damaged: file unet.safetensors is not there."
 
 
+def test_an_unreadable_manifest_is_a_line_of_the_report(settings: Settings) -> None:
+    (settings.weights_dir / "MANIFEST.json").write_text("{")
+    (finding,) = [line for line in examine(settings) if line.name == "models"]
+    assert finding.verdict == "problem" and finding.text.startswith(
+        "The weights' MANIFEST.json can't be read."
+    )
+
+
 def test_little_disk_is_a_note(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_LOW_DISK_BYTES", 1 << 62)
     assert findings(settings)["data folder"].verdict == "note"

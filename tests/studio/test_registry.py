@@ -1,12 +1,15 @@
 """Models: known, whole, loaded, and few enough of them at once."""
 
+import hashlib
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from studio.errors import StudioError
+from studio.jobs.runner import PipelinePainter
 from studio.registry import Registry
 from studio.settings import Settings
 from tests.studio.painters import DrawingPainter, make_weights
@@ -51,6 +54,30 @@ def test_missing_and_damaged_models_say_what_is_wrong(settings: Settings) -> Non
     with pytest.raises(StudioError, match="is missing: there is no folder storybook-flux") as refused:
         registry.load("storybook")
     assert refused.value.kind == "missing_model" and refused.value.exit_code == 1
+
+
+def test_real_manifest_and_files(settings: Settings, tmp_path: Path) -> None:
+    """The pipelines' own reading and checking of weights, on files that are really safetensors."""
+    weights = make_weights(tmp_path / "real")
+    model = weights / "storybook-flux" / "unet.safetensors"
+    model.write_bytes(struct.pack("<Q", 2) + b"{}")
+    manifest = json.loads((weights / "MANIFEST.json").read_text())
+    manifest["models"]["storybook-flux"]["files"][model.name] = {
+        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "bytes": 10,
+    }
+    (weights / "MANIFEST.json").write_text(json.dumps(manifest))
+    registry = Registry(replace(settings, weights_dir=weights), PipelinePainter())
+    assert registry.card("storybook", verify=True).state == "ok"
+    model.write_bytes(b"pickled!!!")
+    card = registry.card("storybook", verify=True)
+    assert card.state == "damaged" and "unet.safetensors can't be read as safetensors" in card.problems[0]
+    assert all(problem.endswith(".") for problem in card.problems)
+    for content in ("{", "[]", '{"models": []}'):
+        (weights / "MANIFEST.json").write_text(content)
+        with pytest.raises(StudioError, match="MANIFEST.json can't be read") as refused:
+            registry.load("storybook")
+        assert refused.value.kind == "damaged_model"
 
 
 def test_least_recently_used_models_are_let_go(settings: Settings, tmp_path: Path) -> None:
