@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .chunks import additive, shared_rows, tile_chunks, tiles_per_chunk
-from .plan import RowBlock, TileGroup, TilePlan
+from .plan import SMALL_TILE, RowBlock, TileGroup, TilePlan
 
 # Scores of a chunk over all heads; larger chunks leave the second-level cache.
 _SCORE_BYTES = 2 << 20
@@ -21,6 +21,11 @@ def refusal(query: Tensor) -> str | None:
     if not query.is_floating_point():
         return f"needs a floating dtype, got {query.dtype}"
     return None
+
+
+def tile_side(query: Tensor, radius: int) -> int:
+    """Side of the query tiles: small ones, since every score costs a pass through memory."""
+    return SMALL_TILE
 
 
 def forward(

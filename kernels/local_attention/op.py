@@ -82,7 +82,7 @@ def hierarchical_local_attention(
     if name == "reference":
         output, lse = reference.forward(query, key, value, layout, scale)
     else:
-        output, lse = _run_tiled(query, key, value, layout, scale, _TILED[name].forward, return_lse)
+        output, lse = _run_tiled(query, key, value, layout, scale, _TILED[name], return_lse)
     return (output, lse) if return_lse else output
 
 
@@ -126,13 +126,13 @@ def _has_matrix_tiles() -> bool:
     return bool(probe and probe())
 
 
-def _run_tiled(query, key, value, layout: AttentionLayout, scale: float, run: Callable, return_lse: bool):
-    plan = tile_plan(layout)
+def _run_tiled(query, key, value, layout: AttentionLayout, scale: float, backend: ModuleType, with_lse: bool):
+    plan = tile_plan(layout, backend.tile_side(query, layout.radius))
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
-        return _Tiled.apply(query, key, value, plan, scale, run)
+        return _Tiled.apply(query, key, value, plan, scale, backend.forward)
     with torch.no_grad():
-        return run(query, key, value, plan, scale, return_lse)
+        return backend.forward(query, key, value, plan, scale, with_lse)
 
 
 class _Tiled(torch.autograd.Function):

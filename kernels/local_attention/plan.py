@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 Range = tuple[int, int]
 
-# Side of a query tile. 8 with a reach of 8 gives 24 x 24 keys for 64 queries: the fewest scores per query of
-# the sides that fill the matrix units (16 x 16 would compute 1.8 times as many).
-_RADIUS_TILE = 8
-_WINDOW_TILE = 16
+# Sides of a query tile. With a reach of 8, 8 gives 24 x 24 keys for 64 queries and 16 gives 32 x 32 for 256:
+# fewer scores, or larger products. A back end chooses (README.md has the measurements).
+SMALL_TILE = 8
+LARGE_TILE = 16
 # Shared keys up to this number ride along in every tile; more are attended in a call of their own and merged.
 _INLINE_SHARED = 256
 
@@ -98,24 +98,27 @@ class TilePlan:
 
 
 @lru_cache(maxsize=16)
-def tile_plan(layout: AttentionLayout) -> TilePlan:
-    """The plan of a layout, cached."""
-    return _block_plan(layout) if layout.dilate is not None else _exact_plan(layout)
+def tile_plan(layout: AttentionLayout, side: int = SMALL_TILE) -> TilePlan:
+    """The plan of a layout, cached. `side` is that of the query tiles under `local="radius"`."""
+    return _block_plan(layout) if layout.dilate is not None else _exact_plan(layout, side)
 
 
-def _exact_plan(layout: AttentionLayout) -> TilePlan:
+def _exact_plan(layout: AttentionLayout, tile: int) -> TilePlan:
     image_end = layout.text + layout.image
     text, image, guide = (0, layout.text), (layout.text, image_end), (image_end, layout.length)
     rows, guide_rows, guide_tiles = [], [], []
     if layout.text:
         rows.append(RowBlock(0, layout.text, _ranges(text, image, guide if layout.text_to_guide else (0, 0))))
     shared = _ranges(text, guide if layout.image_to_guide == "all" else (0, 0))
-    tiles = _image_tiles(layout, shared)
+    tiles = _image_tiles(layout, shared, tile)
     seen_text = text if layout.guide_to_text else (0, 0)
     if layout.guide_grid is not None and layout.guide_to_guide == "all":
         guide_rows.append(RowBlock(*guide, _ranges(seen_text, guide)))
     elif layout.guide_grid is not None:
-        lines = [_radius_pieces(side, layout.guide_radius, [0, side]) for side in layout.guide_grid]
+        lines = [
+            _radius_pieces(length, layout.guide_radius, [0, length], SMALL_TILE)
+            for length in layout.guide_grid
+        ]
         inverse = layout.guide_order.inverse + image_end
         guide_tiles = _groups(lines[0], lines[1], inverse.view(layout.guide_grid), _ranges(seen_text))
     return TilePlan(tuple(rows), tuple(tiles), tuple(guide_rows), tuple(guide_tiles), layout.length)
@@ -148,23 +151,23 @@ def _cut(borders: list[int], side: int) -> Iterator[Range]:
             yield start, min(start + side, high)
 
 
-def _radius_pieces(length: int, radius: int, borders: list[int]) -> list[_Piece]:
+def _radius_pieces(length: int, radius: int, borders: list[int], side: int) -> list[_Piece]:
     return [
         _Piece(start, stop, max(start - radius, 0), min(stop + radius, length), radius)
-        for start, stop in _cut(borders, _RADIUS_TILE)
+        for start, stop in _cut(borders, side)
     ]
 
 
 def _window_pieces(length: int, window: int, around: int, borders: list[int]) -> list[_Piece]:
     pieces = []
-    for start, stop in _cut(borders, _WINDOW_TILE):
+    for start, stop in _cut(borders, LARGE_TILE):
         number = start // window
         low, high = max(number - around, 0) * window, min((number + around + 1) * window, length)
         pieces.append(_Piece(start, stop, low, high, None))
     return pieces
 
 
-def _image_tiles(layout: AttentionLayout, shared: tuple[Range, ...]) -> list[TileGroup]:
+def _image_tiles(layout: AttentionLayout, shared: tuple[Range, ...], tile: int) -> list[TileGroup]:
     guided = layout.guide_grid is not None and layout.image_to_guide not in ("all", "none")
     lines = []
     for axis, length in enumerate(layout.grid):
@@ -174,7 +177,7 @@ def _image_tiles(layout: AttentionLayout, shared: tuple[Range, ...]) -> list[Til
             cells = (layout.guide_cells.image_rows, layout.guide_cells.image_cols)[axis]
             borders |= set((cells.diff().nonzero()[:, 0] + 1).tolist())
         if layout.local == "radius":
-            pieces = _radius_pieces(length, layout.radius, sorted(borders))
+            pieces = _radius_pieces(length, layout.radius, sorted(borders), tile)
         else:
             borders |= set(range(0, length, layout.window))
             pieces = _window_pieces(length, layout.window, int(layout.local == "ring"), sorted(borders))

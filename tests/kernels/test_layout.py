@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.kernels.local_attention.layout import AttentionLayout
-from pipelines.kernels.local_attention.plan import tile_plan
+from pipelines.kernels.local_attention.plan import LARGE_TILE, SMALL_TILE, tile_plan
 from tests.kernels import oracle
 
 
@@ -37,7 +37,8 @@ def test_mask_map_and_plan_agree_with_the_oracle(layout):
     expected = oracle.mask(layout)
     assert torch.equal(layout.token_mask(), expected)
     assert torch.equal(layout.keys_per_query(), expected.sum(1))
-    assert torch.equal(plan_mask(layout), expected)
+    for side in (SMALL_TILE, LARGE_TILE):
+        assert torch.equal(plan_mask(layout, side), expected)
     rows, cols = layout.dilate or (16, 8)
     blocks = layout.block_map((rows, cols)).dense()
     for row, line in enumerate(blocks):
@@ -46,10 +47,10 @@ def test_mask_map_and_plan_agree_with_the_oracle(layout):
             assert bool(part.any()) == bool(visible)
 
 
-def plan_mask(layout):
+def plan_mask(layout, side):
     """The pairs that a plan computes, each exactly once."""
     counts = torch.zeros(layout.length, layout.length, dtype=torch.int64)
-    plan = tile_plan(layout)
+    plan = tile_plan(layout, side)
     for block in plan.row_blocks(True):
         for start, stop in block.shared:
             counts[block.start : block.stop, start:stop] += 1
