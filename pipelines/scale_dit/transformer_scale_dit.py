@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from pipelines.kernels.local_attention.layout import AttentionLayout
@@ -54,7 +53,7 @@ def encode_guide(
     Args:
         guide: packed clean latents `[B, G, C]`.
         pooled: pooled text `[B, P]`.
-        ids: positions `[G, 3]`, the scaled anchors.
+        ids: positions `[G, 3]` (or `[B, G, 3]`), the scaled anchors.
         attend: attention of guide tokens among themselves.
     Returns:
         keys (rotated) and values `[B, G, H, D]` of every block, double blocks first.
@@ -94,7 +93,7 @@ def denoise(
         image: packed noisy latents `[B, N, C]`, in the order that `attend` expects.
         text: T5 states `[B, T, J]`; pooled: `[B, P]`.
         timestep: `[B]` in [0, 1].
-        image_ids: positions `[N, 3]` in the same order as `image`; text sits at position 0.
+        image_ids: positions `[N, 3]` (or `[B, N, 3]`) in the order of `image`; text sits at position 0.
         guide: what `encode_guide` returned, or None.
     Returns:
         `[B, N, C]`.
@@ -102,7 +101,8 @@ def denoise(
     """
     temb = transformer.time_text_embed(timestep.to(image.dtype) * 1000, pooled)
     length = text.shape[1]
-    rotary = _rotary(transformer, torch.cat([image_ids.new_zeros(length, 3), image_ids]))
+    text_ids = image_ids.new_zeros(*image_ids.shape[:-2], length, 3)
+    rotary = _rotary(transformer, torch.cat([text_ids, image_ids], -2))
     hidden, words = transformer.x_embedder(image), transformer.context_embedder(text)
     caches: list[KeyValue | None] = list(guide) if guide is not None else []
     caches += [None] * (len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks) - len(caches))
@@ -129,7 +129,7 @@ def _double_block(
     )
     query = torch.cat([attn.norm_added_q(query_c), attn.norm_q(query)], 1)
     key = torch.cat([attn.norm_added_k(key_c), attn.norm_k(key)], 1)
-    query, key = (apply_rotary_emb(part, rotary, sequence_dim=1) for part in (query, key))
+    query, key = (_rotate(part, rotary) for part in (query, key))
     out = attend(query, key, torch.cat([value_c, value], 1), guide).flatten(2)
     hidden = hidden + gate[:, None] * attn.to_out[0](out[:, length:])
     hidden = hidden + gate_mlp[:, None] * block.ff(_modulate(block.norm2(hidden), shift_mlp, scale_mlp))
@@ -142,8 +142,8 @@ def _double_block(
 
 def _project(attn: Any, normed: Tensor, rotary: KeyValue) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value = (layer(normed).unflatten(-1, (attn.heads, -1)) for layer in (attn.to_q, attn.to_k, attn.to_v))
-    query = apply_rotary_emb(attn.norm_q(query), rotary, sequence_dim=1)
-    key = apply_rotary_emb(attn.norm_k(key), rotary, sequence_dim=1)
+    query = _rotate(attn.norm_q(query), rotary)
+    key = _rotate(attn.norm_k(key), rotary)
     return query, key, value
 
 
@@ -156,8 +156,18 @@ def _modulate(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def _rotary(transformer: nn.Module, ids: Tensor) -> KeyValue:
-    cos, sin = transformer.pos_embed(ids)
-    return cos.float(), sin.float()
+    """Cosines and sines `[1 or B, S, 1, D]` of positions `[S, 3]` or `[B, S, 3]`."""
+    cos, sin = transformer.pos_embed(ids.reshape(-1, 3))
+    shape = (1 if ids.ndim == 2 else ids.shape[0], ids.shape[-2], 1, -1)
+    return cos.float().view(shape), sin.float().view(shape)
+
+
+def _rotate(x: Tensor, rotary: KeyValue) -> Tensor:
+    """Rotate the pairs (0, 1), (2, 3), ... of `[B, S, H, D]` in fp32."""
+    cos, sin = rotary
+    y = x.float()
+    turned = torch.stack([-y[..., 1::2], y[..., ::2]], -1).flatten(-2)
+    return torch.addcmul(y * cos, turned, sin).to(x.dtype)
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

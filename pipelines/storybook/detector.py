@@ -1,9 +1,9 @@
 """Two small detectors of the Storybook world and what they see in a picture.
 
-`StorybookEyes` serves the product (badges, filters, rewards); `StorybookJudge`, of another architecture and seed,
-only reports metrics, so that nothing is ever selected by the model that grades it. Both answer per cell of a grid:
-is the centre of an object here, which kind, colour and pattern has it, how far are its four sides. Centre heatmaps
-follow "Objects as Points" (arXiv:1904.07850), distances to the sides FCOS (arXiv:1904.01355).
+`StorybookEyes` serves the product (badges, filters, rewards); `StorybookJudge`, of another architecture and
+seed, only reports metrics, so that nothing is ever selected by the model that grades it. Both answer per cell
+of a grid: is the centre of an object here, which kind, colour and pattern has it, how far are its four sides.
+Centre heatmaps follow "Objects as Points" (arXiv:1904.07850), distances to the sides FCOS (arXiv:1904.01355).
 """
 
 import math
@@ -53,8 +53,8 @@ class DenseOutput:
     Attributes:
         centre: `[B, h, w]` logits, an object's centre lies in this cell.
         kind, colour, pattern: `[B, words, h, w]` logits.
-        sides: `[B, 4, h, w]` logarithms of the distances from the cell's middle to left, top, right and bottom of
-            the object, in strides.
+        sides: `[B, 4, h, w]` logarithms of the distances, in strides, from the cell's middle to left, top,
+            right and bottom of the object.
         place: `[B, words]` logits.
     """
 
@@ -74,7 +74,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class _DenseHead(nn.Module):
-    """Norm, activation and one 1x1 convolution to all answers of a cell; the place from the mean of the context."""
+    """One 1x1 convolution to all answers of a cell; the place from the mean of the context."""
 
     def __init__(self, channels: int, context: int, words: Sequence[int]) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class _Residual(nn.Module):
 
 
 class _Attention(nn.Module):
-    """A pre-norm transformer layer on a feature map; a grouped 3x3 convolution tells tokens where they stand."""
+    """A pre-norm transformer layer on a feature map; a grouped 3x3 convolution tells tokens their place."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -144,10 +144,10 @@ def _check(x: torch.Tensor) -> None:
 
 
 class StorybookEyes(ModelMixin, ConfigMixin):
-    """Residual convolution net with a head at stride 8 that also hears from stride 16.
+    """Residual convolution net on squares of 4x4 pixels, with a head at stride 8 that also hears from stride 16.
 
     Args:
-        widths: channels at strides 2, 4, 8 and 16.
+        widths: channels at strides 4, 8 and 16.
         blocks: residual blocks at strides 4, 8 and 16, and after 16 has been added to 8.
         kinds, colours, patterns, places: the words, in the order of the answers.
     """
@@ -157,7 +157,7 @@ class StorybookEyes(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        widths: tuple[int, ...] = (24, 48, 96, 128),
+        widths: tuple[int, ...] = (48, 96, 128),
         blocks: tuple[int, ...] = (1, 2, 1, 1),
         kinds: tuple[str, ...] = KINDS,
         colours: tuple[str, ...] = COLOURS,
@@ -165,13 +165,12 @@ class StorybookEyes(ModelMixin, ConfigMixin):
         places: tuple[str, ...] = PLACES,
     ) -> None:
         super().__init__()
-        stem, quarter, eighth, sixteenth = widths
+        quarter, eighth, sixteenth = widths
 
         def stack(channels: int, count: int) -> nn.Sequential:
             return nn.Sequential(*(_Residual(channels) for _ in range(count)))
 
-        self.stem = nn.Conv2d(3, stem, 5, 2, 2)
-        self.to_quarter = nn.Conv2d(stem, quarter, 3, 2, 1)
+        self.stem = nn.Conv2d(3 * 4 * 4, quarter, 3, padding=1)
         self.quarter = stack(quarter, blocks[0])
         self.to_eighth = nn.Conv2d(quarter, eighth, 3, 2, 1)
         self.eighth = stack(eighth, blocks[1])
@@ -185,8 +184,7 @@ class StorybookEyes(ModelMixin, ConfigMixin):
     def forward(self, x: torch.Tensor) -> DenseOutput:
         """Look at pictures `[B, 3, H, W]` in [-1, 1] of 64 to 512 px; see `DenseOutput`."""
         _check(x)
-        x = F.silu(self.stem(_padded(x)))
-        x = self.quarter(self.to_quarter(x))
+        x = self.quarter(self.stem(F.pixel_unshuffle(_padded(x), 4)))
         x = self.eighth(self.to_eighth(x))
         context = self.sixteenth(self.to_sixteenth(x))
         x = self.joined(x + F.interpolate(self.back(context), scale_factor=2.0, mode="nearest"))
@@ -208,7 +206,7 @@ class StorybookJudge(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        widths: tuple[int, ...] = (32, 48, 80, 128),
+        widths: tuple[int, ...] = (16, 48, 80, 128),
         layers: int = 4,
         heads: int = 4,
         pyramid: int = 48,
@@ -249,7 +247,7 @@ Detector = StorybookEyes | StorybookJudge
 
 
 def working_size(width: int, height: int, side: int = WORKING_SIDE) -> tuple[int, int]:
-    """(width, height) of about `side ** 2` pixels and the same aspect, in multiples of 16 within 64 and 512."""
+    """(width, height) of about `side ** 2` pixels and the same aspect, in multiples of 16 from 64 to 512."""
     stretch = side / math.sqrt(width * height)
     sizes = (min(max(round(value * stretch / MULTIPLE) * MULTIPLE, 64), 512) for value in (width, height))
     return next(sizes), next(sizes)
@@ -273,8 +271,8 @@ def detect(
 
     Args:
         model: either detector, on any device and in any dtype.
-        pictures: PIL pictures of any sizes, or `[B, 3, H, W]` in [-1, 1]. All are brought to about 128 x 128 pixels
-            (same aspect), the size at which the detectors were trained.
+        pictures: PIL pictures of any sizes, or `[B, 3, H, W]` in [-1, 1]. All are brought to about 128 x 128
+            pixels (same aspect), the size at which the detectors were trained.
         threshold: objects with a lower score (centre times kind, 0 to 1) are left out.
         batch: pictures of one size looked at together.
     Returns:

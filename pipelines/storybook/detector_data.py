@@ -1,9 +1,10 @@
-"""Training pictures of the detectors: drawings, framed anew each time and damaged as generative models damage them."""
+"""Training pictures of the detectors: drawings, framed anew each time, damaged as generative models do it."""
 
 import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -62,9 +63,8 @@ class DrawingPool:
         size: drawings in the window once it has grown to its full length.
         reuse: how often a drawing is used on average.
         start: length of the window at the first sample.
-        repaint: called with `[1, 3, H, W]` in [-1, 1], gives the same shape; passes a share of the drawings through
-            an autoencoder.
-        repainted: that share.
+        repaint: takes and gives `[1, 3, H, W]` in [-1, 1]; a pass through an autoencoder, for instance.
+        repainted: share of the drawings that goes through it.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Framed:
 
 
 def frame(rng: Random, drawing: Drawing, canvas: tuple[int, int]) -> Framed:
-    """Put a drawing on a canvas (width, height): as it is, nearer, further away in a coloured frame, or mirrored."""
+    """Put a drawing on a canvas (width, height): as it is, nearer, or further away with bars; or mirrored."""
     width, height = canvas
     picture_height, picture_width = drawing.pixels.shape[:2]
     stretch_x, stretch_y = width / picture_width, height / picture_height
@@ -184,33 +184,40 @@ def _placed(
     return np.asarray(image)
 
 
+class _Damage:
+    """Random numbers of one batch, and effects on parts of it."""
+
+    def __init__(self, x: torch.Tensor, generator: torch.Generator) -> None:
+        self.x, self.generator = x.clone(), generator
+
+    def uniform(self, count: int, low: float, high: float, channels: int = 1) -> torch.Tensor:
+        """`[count, channels, 1, 1]`."""
+        return torch.rand(count, channels, 1, 1, generator=self.generator) * (high - low) + low
+
+    def some(self, share: float, effect: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
+        """Replace about `share` of the pictures by `effect(pictures, count)`."""
+        rows = torch.nonzero(torch.rand(len(self.x), generator=self.generator) < share)[:, 0]
+        if len(rows):
+            self.x[rows] = effect(self.x[rows], len(rows))
+
+
 def damage(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Imitate what autoencoders and diffusion models do to a picture; `[B, 3, H, W]` in [-1, 1].
 
-    Slight shifts of light, contrast, saturation and colour, blur or over-sharpening, bent outlines, smooth and fine
-    noise: each on a random part of the batch and of random strength per picture.
+    Slight shifts of light, contrast, saturation and colour, blur or over-sharpening, bent outlines, smooth
+    and fine noise: each on a random part of the batch and of random strength per picture.
     """
-    batch = x.shape[0]
-    x = x.clone()
-
-    def uniform(count: int, low: float, high: float, channels: int = 1) -> torch.Tensor:
-        return torch.rand(count, channels, 1, 1, generator=generator) * (high - low) + low
-
-    def chosen(share: float) -> torch.Tensor:
-        return torch.nonzero(torch.rand(batch, generator=generator) < share)[:, 0]
-
-    rows = chosen(0.35)
-    x[rows] = _bent(x[rows], uniform(len(rows), 0.0, 0.035), generator)
-    rows = chosen(0.55)
-    x[rows] = torch.lerp(x[rows], _softer(x[rows], 1), uniform(len(rows), -0.9, 1.3))
-    rows = chosen(0.15)
-    x[rows] = torch.lerp(x[rows], _softer(x[rows], 2), uniform(len(rows), 0.3, 1.0))
+    work = _Damage(x, generator)
+    uniform = work.uniform
+    work.some(0.35, lambda part, n: _bent(part, uniform(n, 0.0, 0.035), generator))
+    work.some(0.55, lambda part, n: torch.lerp(part, _softer(part, 1), uniform(n, -0.9, 1.3)))
+    work.some(0.15, lambda part, n: torch.lerp(part, _softer(part, 2), uniform(n, 0.3, 1.0)))
     for cells, strength in ((8, 0.12), (32, 0.1), (x.shape[2], 0.08)):
-        rows = chosen(0.3)
-        x[rows] += _noise(x[rows].shape, cells, generator) * uniform(len(rows), 0.0, strength)
-    rows = chosen(0.8)
-    x[rows] = _relit(x[rows], uniform(len(rows), 0.8, 1.2), uniform(len(rows), 0.78, 1.2), uniform(len(rows), -0.12, 0.12) + uniform(len(rows), -0.06, 0.06, 3))  # fmt: skip
-    return x.clamp_(-1, 1)
+        noise = partial(_noise, cells=cells, generator=generator)
+        work.some(0.3, lambda part, n, f=noise, s=strength: part + f(part.shape) * uniform(n, 0.0, s))
+    work.some(0.8, lambda part, n: _relit(part, uniform(n, 0.8, 1.2), uniform(n, 0.78, 1.2)))
+    work.some(0.8, lambda part, n: part + uniform(n, -0.12, 0.12) + uniform(n, -0.06, 0.06, 3))
+    return work.x.clamp_(-1, 1)
 
 
 def _bent(x: torch.Tensor, strength: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -224,7 +231,7 @@ def _bent(x: torch.Tensor, strength: torch.Tensor, generator: torch.Generator) -
 
 
 def _softer(x: torch.Tensor, reach: int) -> torch.Tensor:
-    """Mean over three pixels, `reach` apart, in each direction (a pooling of PyTorch takes five times as long)."""
+    """Mean over three pixels `reach` apart each way (pooling by PyTorch takes five times as long)."""
     x = F.pad(x, (reach,) * 4, mode="replicate")
     x = x[..., : -2 * reach] + x[..., reach:-reach] + x[..., 2 * reach :]
     return (x[..., : -2 * reach, :] + x[..., reach:-reach, :] + x[..., 2 * reach :, :]).div_(9)
@@ -237,10 +244,7 @@ def _noise(shape: torch.Size, cells: int, generator: torch.Generator) -> torch.T
     return noise if cells == height else F.interpolate(noise, (height, width), mode="bilinear")
 
 
-def _relit(
-    x: torch.Tensor, contrast: torch.Tensor, saturation: torch.Tensor, shift: torch.Tensor
-) -> torch.Tensor:
-    """Contrast about the mean, saturation about grey, then a shift per channel."""
+def _relit(x: torch.Tensor, contrast: torch.Tensor, saturation: torch.Tensor) -> torch.Tensor:
+    """Contrast about the mean, saturation about grey; both `[B, 1, 1, 1]`."""
     level, grey = x.mean(dim=(1, 2, 3), keepdim=True), x.mean(dim=1, keepdim=True)
-    flat = torch.lerp(level, grey, contrast)
-    return (x - grey).mul_(contrast * saturation).add_(flat + shift)
+    return (x - grey).mul_(contrast * saturation).add_(torch.lerp(level, grey, contrast))

@@ -62,7 +62,24 @@ def build_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
         feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
         is_encoder_decoder=False, use_cache=False,
     )  # fmt: skip
-    return T5EncoderModel(config)
+    model = T5EncoderModel(config)
+    _prefer_neighbours(model)
+    return model
+
+
+@torch.no_grad()
+def _prefer_neighbours(model: T5EncoderModel) -> None:
+    """Start the relative biases with heads that look back, ahead, around and everywhere.
+
+    A bias has to grow to about 5 before a noun reads the adjective beside it rather than any adjective; at a step
+    of 1e-3 that would take thousands of steps (measured: colours bound to their noun in 77 %, no better with time).
+    """
+    table = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # [buckets, heads]
+    half = table.shape[0] // 2  # first half: keys at or before the query
+    distance = torch.arange(half, dtype=torch.float32)
+    for head, (before, after) in enumerate(((0.7, 3.0), (3.0, 0.7), (0.3, 0.3), (0.0, 0.0))):
+        table[:half, head] = -before * distance
+        table[half:, head] = -after * distance
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

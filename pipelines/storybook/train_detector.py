@@ -1,7 +1,7 @@
 """Recipes of `storybook-eyes` and `storybook-judge`, their measurement and their release.
 
-`python -m pipelines.storybook.train eyes --state DIR` trains on drawings. This module's own command can also mix in
-reconstructions of an autoencoder, and measures and releases what a run has reached:
+`python -m pipelines.storybook.train eyes --state DIR` trains on drawings. This module's own command can also
+mix in reconstructions of an autoencoder, and releases and measures what a run has reached:
 `python -m pipelines.storybook.train_detector eyes --state DIR [--vae FOLDER] [--release FOLDER]`.
 """
 
@@ -173,7 +173,7 @@ class DetectorTask:
     def __init__(self, name: str, vae_folder: Path | None = None, scenes: int = 200) -> None:
         self.name, self.seed, self.scenes = name, SEEDS[name], scenes
         torch.manual_seed(self.seed)
-        self.model: nn.Module = CLASSES[name]().to(memory_format=torch.channels_last)
+        self.model: nn.Module = CLASSES[name]()
         use_quick_group_norm(self.model)
         self.vae = load_autoencoder(vae_folder) if vae_folder else None
         repaint = (lambda x: reconstruct(self.vae, x)) if self.vae is not None else None
@@ -229,8 +229,8 @@ def measure(drawings: Sequence[Drawing], shown: Sequence[Detections]) -> dict[st
     """Shares over all objects, matched to the surest detection that overlaps by half.
 
     Returns:
-        "right" (kind and colour), "found", "kind", "colour" and "pattern" over objects; "false" over detections
-        (those that match no object); "place" over pictures.
+        "right" (kind and colour), "found", "kind", "colour" and "pattern" over objects; "false" (matching
+        no object) over detections; "place" over pictures.
     """
     marks: dict[str, list[bool]] = {
         name: [] for name in ("right", "found", "kind", "colour", "pattern", "false", "place")
@@ -252,7 +252,7 @@ def measure(drawings: Sequence[Drawing], shown: Sequence[Detections]) -> dict[st
 
 
 def mistakes(drawings: Sequence[Drawing], shown: Sequence[Detections]) -> dict[str, int]:
-    """What was taken for what: "apple > ball", "red > orange", "small apple > nothing"; most frequent first."""
+    """What was taken for what ("apple > ball", "small apple > nothing"); most frequent first."""
     counts: dict[str, int] = {}
     for drawing, detections in zip(drawings, shown, strict=True):
         for item, box in zip(drawing.scene.objects, drawing.boxes, strict=True):
@@ -291,7 +291,7 @@ def save_sheet(
 
 
 def full_report(model: Detector, vae_folder: Path | None, scenes: int = 600) -> dict[str, dict[str, object]]:
-    """The release's figures: drawings at three sizes, wide and high ones, damaged ones and reconstructions."""
+    """A release's figures: drawings at three sizes, wide and high ones, damaged ones, reconstructions."""
     report: dict[str, dict[str, object]] = {}
 
     def note(

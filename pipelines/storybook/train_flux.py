@@ -115,7 +115,7 @@ class FluxTask:
         noisy, states, pooled, times, target = (part.to(device, dtype) for part in (noisy, states, pooled, t, noise - x))
         if guided:
             guides = pack(latents[:, 1]).to(device, dtype)
-            velocity = self._guided(noisy, states, pooled, times, guides, [view for _, view in entries])
+            velocity = self._guided(noisy, states, pooled, times, guides, [view for _, view in entries if view])
         else:
             ids = anchors((GRID, GRID)).to(device)
             attend = dense_attention(states.shape[1])
@@ -125,16 +125,11 @@ class FluxTask:
         loss = (error * weight).mean()
         return loss, {"guided" if guided else "whole": float(error.detach().mean())}
 
-    def _guided(self, noisy, states, pooled, times, guides, views):
-        """Crops have positions of their own, so their blocks run per view group; rotary tables are per batch here."""
-        view = views[0]
-        full = (view.side, view.side)
-        device = noisy.device
-        low = anchors((view.low_side, view.low_side), full).view(view.low_side, view.low_side, 3)
-        high = anchors(full).view(view.side, view.side, 3)
-        (row, column), (low_row, low_column) = view.at, view.low_at
-        image_ids = high[row : row + GRID, column : column + GRID].reshape(-1, 3).to(device)
-        guide_ids = low[low_row : low_row + GRID, low_column : low_column + GRID].reshape(-1, 3).to(device)
+    def _guided(
+        self, noisy: torch.Tensor, states: torch.Tensor, pooled: torch.Tensor, times: torch.Tensor,
+        guides: torch.Tensor, views: list[View],
+    ) -> torch.Tensor:  # fmt: skip
+        image_ids, guide_ids = (torch.stack(ids).to(noisy.device) for ids in zip(*map(view_ids, views), strict=True))
         cache = encode_guide(self.model, guides, pooled, guide_ids, dense_attention(0))
         attend = dense_attention(states.shape[1])
         return denoise(self.model, noisy, states, pooled, times, image_ids=image_ids, attend=attend, guide=cache)
@@ -158,6 +153,16 @@ def token_weights(entries: list[tuple[Scene, View | None]], weight: float) -> to
             out[row, rows, columns] = weight
     out = out.flatten(1)
     return out / out.mean(1, keepdim=True)
+
+
+def view_ids(view: View) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions `[64, 3]` of the crop's tokens and of its guide's tokens."""
+    full, low = (view.side, view.side), (view.low_side, view.low_side)
+    out = []
+    for ids, side, (row, column) in ((anchors(full), view.side, view.at), (anchors(low, full), view.low_side, view.low_at)):
+        grid = ids.view(side, side, 3)
+        out.append(grid[row : row + GRID, column : column + GRID].reshape(-1, 3))
+    return out[0], out[1]
 
 
 @torch.no_grad()

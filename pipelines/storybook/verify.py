@@ -50,7 +50,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What of a request is fulfilled; `None` where nothing was asked. A relation needs both of its objects."""
+    """What of a request is fulfilled; `None` where nothing was asked. A relation needs both objects."""
 
     objects: tuple[bool, ...]
     place: bool | None
@@ -123,11 +123,11 @@ def relation_right(
 
 
 def box_relation(first: Sequence[float], second: Sequence[float], aspect: float = 1.0) -> str | None:
-    """The strict relation of one box (left, top, right, bottom) to another, by the rule of `scene.relation_between`.
+    """The strict relation of one box to another, by the rule of `scene.relation_between`.
 
     Args:
-        first, second: relative to the picture, 0 to 1.
-        aspect: width over height of the picture; without it a wide picture would understate what is beside what.
+        first, second: (left, top, right, bottom) relative to the picture, 0 to 1.
+        aspect: width over height of the picture, which turns shares of it into lengths.
     Returns:
         "left of", "right of", "above", "below", or None when neither axis separates the boxes clearly.
     """
@@ -179,8 +179,8 @@ def prompt_metrics(verdicts: Sequence[Verdict]) -> dict[str, Share]:
     """Shares over many pictures.
 
     Returns:
-        "present": pictures with all wanted objects (OA of VISOR, arXiv:2212.10015); "objects": over single objects;
-        "place"; "everything"; "relation" over pictures that were asked for one (VISOR unconditional);
+        "present": pictures with all wanted objects (OA of VISOR, arXiv:2212.10015); "objects": over single
+        objects; "place"; "everything"; "relation" over those that should have one (VISOR unconditional);
         "relation_when_present" over those that show both objects (VISOR conditional).
     """
     return {

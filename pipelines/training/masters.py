@@ -60,10 +60,15 @@ class MasterWeights:
             parameter.grad = None
         return float(nn.utils.clip_grad_norm_(self.masters, clip))
 
+    def _copy_to_model(self) -> None:
+        # the masters are reshaped, never the parameters: flattening a channels-last kernel gives a copy
+        shaped = [m.view(p.shape) for m, p in zip(self.masters, self.parameters, strict=True)]
+        torch._foreach_copy_([p.data for p in self.parameters], shaped)
+
     @torch.no_grad()
     def publish(self, step: int) -> None:
         """Copy masters into the model and update the average."""
-        torch._foreach_copy_([self._flat(p.data) for p in self.parameters], self.masters)
+        self._copy_to_model()
         decay = min(self.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.ema, self.masters, 1 - decay)
 
@@ -84,4 +89,4 @@ class MasterWeights:
             target.copy_(value)
         for target, value in zip(self.ema, state["ema"], strict=True):
             target.copy_(value)
-        torch._foreach_copy_([self._flat(p.data) for p in self.parameters], self.masters)
+        self._copy_to_model()
