@@ -1,0 +1,145 @@
+"""Turn averaged weights of training states into model folders: `python -m pipelines.storybook.publish PART ...`.
+
+Everything is stored in half precision and as safetensors; the manifest is renewed with the entry that comes along.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.weights import MANIFEST, list_files
+
+SHARD = "9MB"
+LICENSE = "Apache-2.0"
+
+
+def averaged(state: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Averaged weights of a run, those below `prefix` with the prefix removed."""
+    tensors = torch.load(state / "ema.pt", map_location="cpu", weights_only=True)
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def publish_vae(state: Path, folder: Path) -> None:
+    """Write the autoencoder, with latents of mean 0 and deviation 1 folded into its 1x1 convolutions.
+
+    Stock pipelines then need neither a scaling factor nor a shift (Stable Diffusion would ignore the shift).
+    """
+    from diffusers import AutoencoderKL
+
+    from pipelines.storybook.train_vae import VAE_CONFIG
+
+    vae = AutoencoderKL(**VAE_CONFIG)
+    vae.load_state_dict({name: value.float() for name, value in averaged(state).items()})
+    fold_statistics(vae, *latent_statistics(vae))
+    vae.half().save_pretrained(folder / "vae", max_shard_size=SHARD)
+
+
+@torch.no_grad()
+def latent_statistics(vae: torch.nn.Module, count: int = 192) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of each latent channel over whole drawings, `[16]` each."""
+    from pipelines.storybook.dataset import CropMix, crops, to_tensor
+    from pipelines.storybook.scene import SceneMix
+
+    x = to_tensor(crops(77, 0, count, SceneMix(), CropMix(((128, 1.0),))))
+    means = torch.cat([vae.encode(part).latent_dist.mean for part in x.split(16)])
+    return means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3))
+
+
+@torch.no_grad()
+def fold_statistics(vae: Any, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+    """Make latents (z - mean) / deviation without changing what the autoencoder reconstructs."""
+    channels = len(mean)
+    encode, decode = vae.quant_conv, vae.post_quant_conv
+    encode.weight[:channels] /= deviation[:, None, None, None]
+    encode.bias[:channels] = (encode.bias[:channels] - mean) / deviation
+    encode.bias[channels:] -= 2 * deviation.log()  # log variance
+    decode.bias += (decode.weight[:, :, 0, 0] * mean).sum(1)
+    decode.weight *= deviation[None, :, None, None]
+
+
+def publish_t5(state: Path, folder: Path) -> None:
+    from pipelines.storybook.text import build_t5, build_t5_tokenizer, save_text_parts
+
+    tokenizer = build_t5_tokenizer()
+    model = build_t5(tokenizer)
+    model.load_state_dict({name: value.float() for name, value in averaged(state, "encoder.").items()})
+    save_text_parts(folder, model, tokenizer, "text_encoder_2", "tokenizer_2")
+
+
+def publish_clip(state: Path, folder: Path, whole: Path | None = None) -> None:
+    """The text tower into a pipeline folder, and the whole model into `whole`."""
+    from transformers import CLIPTextModel
+
+    from pipelines.storybook.text import build_clip, build_clip_tokenizer, save_text_parts
+
+    tokenizer = build_clip_tokenizer()
+    model = build_clip(tokenizer)
+    model.load_state_dict({name: value.float() for name, value in averaged(state).items()})
+    text = CLIPTextModel(model.config.text_config)
+    text.load_state_dict({k.removeprefix("text_model."): v for k, v in model.text_model.state_dict().items()}, strict=True)
+    save_text_parts(folder, text, tokenizer, "text_encoder", "tokenizer")
+    if whole is not None:
+        save_text_parts(whole, model, tokenizer, ".", ".")
+
+
+def publish_flux(state: Path, folder: Path) -> None:
+    """The transformer and the scheduler; 64 tokens of 16 px are the base size of 128 px."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+    from pipelines.storybook.train_flux import FLUX_CONFIG
+
+    transformer = FluxTransformer2DModel(**FLUX_CONFIG)
+    transformer.load_state_dict({name: value.float() for name, value in averaged(state).items()})
+    shutil.rmtree(folder / "transformer", ignore_errors=True)
+    transformer.half().save_pretrained(folder / "transformer", max_shard_size=SHARD)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, base_image_seq_len=16, max_image_seq_len=64)
+    scheduler.save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "FluxPipeline",
+        "_diffusers_version": "0.42.0",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "T5Tokenizer"],
+        "transformer": ["diffusers", "FluxTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def renew_manifest(weights: Path, name: str, entry: dict[str, Any]) -> None:
+    """Put a model's entry (class, recipe, metrics) with the checksums of its files into the manifest."""
+    path = weights / MANIFEST
+    manifest = json.loads(path.read_text()) if path.exists() else {"models": {}}
+    files = list_files(weights / entry["folder"])
+    total = sum(file["bytes"] for file in files.values())
+    manifest["models"][name] = {**entry, "license": LICENSE, "bytes": total, "files": files}
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    os.replace(part, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.storybook.publish", description=__doc__)
+    parser.add_argument("part", choices=("vae", "t5", "clip", "flux", "manifest"))
+    parser.add_argument("--state", type=Path, help="state folder of the run (manifest: JSON file of the entry)")
+    parser.add_argument("--folder", type=Path, required=True, help="model folder (manifest: its weights directory)")
+    parser.add_argument("--whole", type=Path, help="clip: folder for both towers")
+    parser.add_argument("--name", help="manifest: name of the model")
+    options = parser.parse_args()
+    if options.part == "manifest":
+        renew_manifest(options.folder, options.name, json.loads(options.state.read_text()))
+    elif options.part == "clip":
+        publish_clip(options.state, options.folder, options.whole)
+    else:
+        {"vae": publish_vae, "t5": publish_t5, "flux": publish_flux}[options.part](options.state, options.folder)
+
+
+if __name__ == "__main__":
+    main()
