@@ -28,7 +28,7 @@ from tests.studio.painters import DrawingPainter
 
 # opens a studio in another process, puts two jobs in its queue and says when the first has reached a point
 VICTIM = """
-import sys, threading, time
+import os, sys, time
 from pathlib import Path
 from studio.gallery import gallery
 from studio.requests import ImageRequest
@@ -36,8 +36,12 @@ from studio.settings import Settings
 from studio.studio import Studio
 from tests.studio.painters import DrawingPainter
 
+def tell(line):
+    # one write: two threads must not mix their lines
+    os.write(1, f"{line}\\n".encode())
+
 def hang(*_):
-    print("reached", flush=True)
+    tell("reached")
     time.sleep(60)
 
 point = sys.argv[3]
@@ -54,7 +58,7 @@ if point == "row":
     gallery.GalleryIndex.add = hang
 studio = Studio(Settings(data_dir=Path(sys.argv[1]), weights_dir=Path(sys.argv[2])), painter)
 for seed in (1, 2):
-    print(studio.submit(ImageRequest("a red ball", 64, 64, seed)), flush=True)
+    tell(studio.submit(ImageRequest("a red ball", 64, 64, seed)))
 time.sleep(60)
 """
 
