@@ -121,7 +121,9 @@ def _forecast(studio: Studio, request: Request) -> Response:
     query = request.query_params
     steps = parse_integer("steps", query["steps"]) if query.get("steps") else None
     width, height = (parse_integer(name, query.get(name, "")) for name in ("width", "height"))
-    return JSONResponse(forecast_json(studio, width, height, steps, query.get("model", DEFAULT_MODEL)), headers=_NEVER)
+    return JSONResponse(
+        forecast_json(studio, width, height, steps, query.get("model", DEFAULT_MODEL)), headers=_NEVER
+    )
 
 
 def _overview(studio: Studio, request: Request) -> Response:
@@ -208,7 +210,9 @@ def add_endpoints(studio: Studio) -> None:
         while not (job := await run_in_threadpool(told, lambda: studio.watch(name))).is_final:
             await asyncio.sleep(_WATCH_S)
         if job.state != "done":
-            raise gr.Error(f"{job.error} {job.hint}".strip() or f"The job was {job.state}.", print_exception=False)
+            raise gr.Error(
+                f"{job.error} {job.hint}".strip() or f"The job was {job.state}.", print_exception=False
+            )
         return await run_in_threadpool(told, lambda: picture_json(studio, studio.gallery.get(name)))
 
     def forecast(

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from studio.errors import StudioError
-from studio.gallery.gallery import Picture
+from studio.gallery.index import Picture
 from studio.jobs.snapshot import JobSnapshot
 from studio.recipes import Recipe
-from studio.requests import DEFAULT_MODEL
+from studio.requests import DEFAULT_MODEL, check_side
 from studio.studio import Studio
 from studio.ui.snippets import as_python, as_shell
 
@@ -25,14 +25,17 @@ def overview_json(studio: Studio, mine: list[str]) -> dict[str, Any]:
         # strangers share a Space: each browser sees only what it asked for itself
         known = set(mine[:_MAX_MINE])
         jobs = [job for job in jobs if job.id in known]
-        pictures = [studio.gallery.get(name) for name in sorted(known, reverse=True) if studio.gallery.has(name)]
+        pictures = [
+            studio.gallery.get(name) for name in sorted(known, reverse=True) if studio.gallery.has(name)
+        ]
         total = len(pictures)
     else:
         pictures, total = studio.gallery.recent(_NEWEST), studio.gallery.count()
     return {
         "status": _status(studio, is_busy),
         "jobs": [
-            {"id": job.id, "state": job.state, "fraction": job.fraction, "prompt": job.request.prompt} for job in jobs
+            {"id": job.id, "state": job.state, "fraction": job.fraction, "prompt": job.request.prompt}
+            for job in jobs
         ],
         "pictures": [
             {"id": picture.id, "prompt": picture.prompt, "width": picture.width, "height": picture.height}
@@ -49,9 +52,11 @@ def _status(studio: Studio, is_busy: bool) -> dict[str, str]:
     except StudioError:
         usable = [card for card in studio.registry.cards() if card.paints and card.state == "ok"]
         if not usable:
-            return {"state": "missing", "text": "No model installed"}
+            return {"state": "missing", "model": "", "text": "no model installed"}
         card = usable[0]
-    return {"state": "busy" if is_busy else "ready", "text": f"{card.name}, {'painting' if is_busy else 'ready'}"}
+    if is_busy:
+        return {"state": "busy", "model": card.name, "text": "painting"}
+    return {"state": "ready", "model": card.name, "text": "ready"}
 
 
 def job_json(studio: Studio, job: JobSnapshot) -> dict[str, Any]:
@@ -104,6 +109,8 @@ def _memory(studio: Studio, recipe: Recipe) -> int:
 
 
 def forecast_json(studio: Studio, width: int, height: int, steps: int | None, model: str) -> dict[str, Any]:
-    """What a picture will take."""
+    """What a picture will take; the values may come straight from outside."""
+    check_side("width", width)
+    check_side("height", height)
     forecast = studio.forecast(width, height, steps, model)
     return {**asdict(forecast), "sentence": forecast.sentence}

@@ -1,4 +1,4 @@
-"""What the Create screen does: values of its fields in, requests and sentences out. No component is built here."""
+"""What the Create screen does: values of its fields in, requests and sentences out; no component is built."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from studio.errors import StudioError
-from studio.requests import DEFAULT_MODEL, MAX_SEED, ImageRequest, clean_prompt
+from studio.requests import DEFAULT_MODEL, MAX_SEED, ImageRequest, check_side, clean_prompt
 from studio.studio import Studio
 
 EXAMPLES = (
@@ -31,8 +31,8 @@ class Fields:
     """The form as it stands, straight from the page: nothing in it is trusted.
 
     Args:
-        prompt, width, height, seed, style, steps, model: As `ImageRequest`; numbers may arrive as floats, the style
-            may be `NO_STYLE`.
+        prompt, width, height, seed, style, steps, model: As `ImageRequest`; numbers may arrive as floats, the
+            style may be `NO_STYLE`.
     """
 
     prompt: Any
@@ -99,11 +99,15 @@ def forecast_html(studio: Studio, width: Any, height: Any, steps: Any, model: An
     """Time, memory and stages of a picture of this size, or the sentence that says why there can't be one."""
     try:
         size = whole("width", width), whole("height", height)
+        check_side("width", size[0])
+        check_side("height", size[1])
         forecast = studio.forecast(*size, None if steps is None else whole("steps", steps), model)
     except StudioError as error:
         return note_html(str(error), "problem")
     stages = "<i>\u2192</i>".join(f"<span>{w} \u00d7 {h}</span>" for w, h in forecast.stages)
-    problem = "" if forecast.fits else note_html("This machine does not have that much memory free.", "problem")
+    problem = (
+        "" if forecast.fits else note_html("This machine does not have that much memory free.", "problem")
+    )
     return (
         f'<div class="t-forecast" data-width="{size[0]}" data-height="{size[1]}">'
         f"<span>about <strong>{duration(forecast.seconds)}</strong></span>"
@@ -113,7 +117,7 @@ def forecast_html(studio: Studio, width: Any, height: Any, steps: Any, model: An
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a forecast says them, no finer than it is known: "4 s", "35 s", "2 min 30 s", "1 h 10 min"."""
+    """Seconds as a forecast says them, no finer than they are known: "4 s", "2 min 30 s", "1 h 10 min"."""
     if seconds < 20:
         return f"{max(1, round(seconds))} s"
     if seconds < 100:
@@ -126,7 +130,7 @@ def duration(seconds: float) -> str:
 
 
 def prompt_html(studio: Studio, prompt: Any, style: Any, model: Any) -> str:
-    """What is said while a person types: words the model does not know, what a style adds, a prompt too long."""
+    """What is said while a person types: unknown words, what a style adds, a prompt that is too long."""
     if not isinstance(prompt, str) or not prompt.strip():
         return ""
     try:
@@ -148,7 +152,8 @@ def prompt_html(studio: Studio, prompt: Any, style: Any, model: Any) -> str:
 def _unknown_html(words: tuple[str, ...], world: str) -> str:
     listed = ", ".join(f"<b>{escape(word)}</b>" for word in words)
     return (
-        f'<div class="t-note" role="note"><details><summary>Not in Storybook\u2019s world: {listed}.</summary>'
+        '<div class="t-note" role="note"><details>'
+        f"<summary>Not in Storybook\u2019s world: {listed}.</summary>"
         f'<div class="t-world">{escape(world)}</div></details></div>'
     )
 

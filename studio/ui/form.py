@@ -33,7 +33,9 @@ class CreateForm:
         self._build_more()
         with gr.Column(elem_id="t-dock", min_width=0):
             self.forecast = gr.HTML(
-                elem_id="t-forecast", js_on_load=on_load("mountForecast", "props, watch"), apply_default_css=False
+                elem_id="t-forecast",
+                js_on_load=on_load("mountForecast", "props, watch"),
+                apply_default_css=False,
             )
             with gr.Row(elem_id="t-actions"):
                 self.generate = gr.Button("Generate", variant="primary", elem_id="t-generate")
@@ -75,7 +77,9 @@ class CreateForm:
             elem_id="t-prompt",
         )
         self.said = gr.HTML(elem_id="t-said", js_on_load=None, apply_default_css=False)
-        buttons = "".join(f'<button type="button" data-example>{escape(text)}</button>' for text in create.EXAMPLES[1:])
+        buttons = "".join(
+            f'<button type="button" data-example>{escape(text)}</button>' for text in create.EXAMPLES[1:]
+        )
         gr.HTML(
             elem_id="t-examples",
             html_template=f'<span class="t-label">Or try</span><div class="t-examples">{buttons}</div>',
@@ -105,7 +109,7 @@ class CreateForm:
         self.style = gr.Radio(names, value=NO_STYLE, label="Style", elem_id="t-styles")
         with gr.Row(elem_id="t-seed-row"):
             self.seed = gr.Number(
-                create.new_seed, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="t-seed", min_width=0
+                0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="t-seed", min_width=0
             )
             self.dice = gr.Button("Roll a new seed", elem_id="t-dice", min_width=0)
             self.keep = gr.Checkbox(False, label="Keep", elem_id="t-keep", min_width=0)
@@ -115,9 +119,17 @@ class CreateForm:
         preferred = self._preferred(models)
         with gr.Accordion("Steps, model, settings from a picture", open=False, elem_id="t-more"):
             self.steps = gr.Slider(
-                1, _MOST_STEPS, value=self.default_steps(preferred), step=1, label="Steps", elem_id="t-steps", buttons=[]
+                1,
+                _MOST_STEPS,
+                value=self.default_steps(preferred),
+                step=1,
+                label="Steps",
+                elem_id="t-steps",
+                buttons=[],
             )
-            self.model = gr.Dropdown(models or [DEFAULT_MODEL], value=preferred, label="Model", elem_id="t-model")
+            self.model = gr.Dropdown(
+                models or [DEFAULT_MODEL], value=preferred, label="Model", elem_id="t-model"
+            )
             self.drop = gr.File(
                 label="Drop a picture of this studio to take its settings",
                 file_types=[".png", ".jpg", ".webp"],

@@ -1,8 +1,8 @@
 """What every request has to pass before Gradio sees it.
 
-Gradio itself checks neither the Host nor the Origin of a request, and a page of another site could fill the disk
-through its upload route. This guard refuses foreign hosts (DNS rebinding), writes that come from other sites, and
-bodies that are larger than any request of ours, counted while they arrive.
+Gradio itself checks neither the Host nor the Origin of a request, and a page of another site could fill the
+disk through its upload route. This guard refuses foreign hosts (DNS rebinding), writes that come from other
+sites, and bodies that are larger than any request of ours, counted while they arrive.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class StudioGuard:
 
     Args:
         app: What comes next.
-        hosts: Host names besides loopback, addresses and this machine's own name that the studio answers to; a
-            name that begins with a dot stands for everything below it.
+        hosts: Host names that the studio answers to besides loopback, addresses and this machine's own name;
+            one that begins with a dot stands for everything below it.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
@@ -40,7 +40,9 @@ class StudioGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+        }
         refusal = self._refusal(scope, headers)
         if refusal:
             await _refuse(send, *refusal)
@@ -133,7 +135,13 @@ def _with_headers(send: Send) -> Send:
 
 async def _refuse(send: Send, status: int, sentence: str) -> None:
     body = json.dumps({"error": sentence}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_HEADERS]
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *_HEADERS,
+    ]
     # the connection is closed, so that the rest of a refused body is not read as the next request
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
+    await send(
+        {"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]}
+    )
     await send({"type": "http.response.body", "body": body})

@@ -51,7 +51,9 @@ def launch_options(studio: Studio) -> dict[str, Any]:
         StudioError: GRADIO_VIBE_MODE is set, with which any visitor could run code.
     """
     if os.environ.get("GRADIO_VIBE_MODE"):
-        raise StudioError("conflict", "GRADIO_VIBE_MODE is set: any visitor could run code.", "Unset it, then start again.")
+        raise StudioError(
+            "conflict", "GRADIO_VIBE_MODE is set: any visitor could run code.", "Unset it, then start again."
+        )
     settings = studio.settings
     guard = Middleware(StudioGuard, hosts=_hosts(settings))
     return {
@@ -108,10 +110,14 @@ def free_port(settings: Settings) -> int:
             except OSError as error:
                 if error.errno in (errno.EADDRINUSE, errno.EACCES):
                     continue
-                raise StudioError("bad_input", f"host: given {shown(settings.host)}, not an address here.") from error
+                raise StudioError(
+                    "bad_input", f"host: given {shown(settings.host)}, not an address here."
+                ) from error
             return port
     last = settings.port + _PORTS_TRIED - 1
-    raise StudioError("conflict", f"No port from {settings.port} to {last} is free.", "Name another with --port.")
+    raise StudioError(
+        "conflict", f"No port from {settings.port} to {last} is free.", "Name another with --port."
+    )
 
 
 def _head() -> str:

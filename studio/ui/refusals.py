@@ -16,10 +16,12 @@ Result = TypeVar("Result")
 
 
 def incident() -> StudioError:
-    """The error for a fault of ours: a number for the person, the traceback for the log. Call while handling it."""
+    """The error for a fault of ours, called while handling it: a number to show, the traceback in the log."""
     number = secrets.token_hex(4)
     logger.exception("incident %s", number)
-    return StudioError("internal", f"Something went wrong on our side (incident {number}).", "The log has the details.")
+    return StudioError(
+        "internal", f"Something went wrong on our side (incident {number}).", "The log has the details."
+    )
 
 
 def told(work: Callable[[], Result]) -> Result:

@@ -10,7 +10,7 @@ from studio.settings import REPOSITORY
 
 
 def as_python(recipe: Recipe, card: ModelCard | None) -> str:
-    """A script that paints the picture of `recipe` with the pipeline alone; `card` is its model where known."""
+    """A script that paints the picture of `recipe` with the pipeline alone; `card` is its model, if known."""
     request = recipe.request
     folder = recipe.request.model if card is None else _folder(card)
     return "\n".join(

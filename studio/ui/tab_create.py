@@ -49,8 +49,11 @@ class CreateTab:
     def wire_load(self, page: gr.Blocks) -> None:
         """Say what there is to say about the form, and take up the job this browser started last."""
         form = self._form
-        page.load(self._say_forecast, [form.width, form.height, form.steps, form.model], form.forecast, **_QUIET)
+        page.load(
+            self._say_forecast, [form.width, form.height, form.steps, form.model], form.forecast, **_QUIET
+        )
         page.load(self._say_prompt, [form.prompt, form.style, form.model], form.said, **_QUIET)
+        page.load(create.new_seed, None, form.seed, **_QUIET)
         page.load(lambda last: {"last": last}, self._last_job, self._easel, **_QUIET)
 
     def _wire(self) -> None:
@@ -105,7 +108,9 @@ class CreateTab:
             recipe = read_recipe(Path(path))
         except StudioError as error:
             return *nothing, create.note_html(str(error), "problem")
-        said = create.note_html("Prompt, size, style, seed, steps and model were taken from the picture.", "good")
+        said = create.note_html(
+            "Prompt, size, style, seed, steps and model were taken from the picture.", "good"
+        )
         return *self._form.values_of(recipe.request, recipe.steps), said
 
     def _restore_picture(self, event: gr.EventData) -> tuple[Any, ...]:

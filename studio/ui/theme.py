@@ -1,6 +1,7 @@
 """Gradio's theme, handed over to the colour and type names of `assets/ui/css/tokens.css`.
 
-Every colour is a CSS variable that has a day and a night value there, so each theme variable is set once for both.
+Every colour is a CSS variable that has a day and a night value there, so each theme variable is set once for
+both.
 """
 
 from __future__ import annotations
@@ -71,7 +72,13 @@ _COLOURS = {
     "button_secondary_text_color": "var(--t-ink)",
     "button_secondary_text_color_hover": "var(--t-ink)",
 }
-_SHADOWS = ("block_shadow", "input_shadow", "input_shadow_focus", "button_primary_shadow", "button_secondary_shadow")
+_SHADOWS = (
+    "block_shadow",
+    "input_shadow",
+    "input_shadow_focus",
+    "button_primary_shadow",
+    "button_secondary_shadow",
+)
 
 
 class TesseraTheme(gr.themes.Base):
@@ -86,6 +93,6 @@ class TesseraTheme(gr.themes.Base):
             font_mono=[_MONO],
         )
         self.name = "tessera"
-        values = {**_COLOURS, **{name: "none" for name in _SHADOWS}}
+        values = {**_COLOURS, **dict.fromkeys(_SHADOWS, "none")}
         night = {f"{name}_dark": value for name, value in values.items() if hasattr(self, f"{name}_dark")}
         self.set(color_accent="var(--t-glaze)", block_border_width="0px", **values, **night)

@@ -11,8 +11,9 @@ import gradio as gr
 def add_device_report() -> bool:
     """Add the endpoint /device on a ZeroGPU Space; False anywhere else.
 
-    Such a Space does not start without a function marked for its card. The worker that paints is a thread of the
-    main process, where the card is never visible, so it paints on the CPU; this endpoint tells what could be lent.
+    Such a Space does not start without a function marked for its card. The worker that paints is a thread of
+    the main process, where the card is never visible, so it paints on the CPU; this endpoint tells what could
+    be lent.
     """
     if not os.environ.get("SPACES_ZERO_GPU"):
         return False

@@ -47,10 +47,14 @@ class ScenePainter(DrawingPainter):
             self._wait(phase, should_stop)
             seconds[phase] += time.perf_counter() - began
             if on_progress:
-                preview = None if phase == "encode" else sketch(width, height, seed, (place + 1) / len(course))
+                preview = (
+                    None if phase == "encode" else sketch(width, height, seed, (place + 1) / len(course))
+                )
                 count = {"encode": 1, "paint": STEPS, "decode": 3}[phase]
                 fraction = (place + 1) / (len(course) + 1)
-                on_progress(Report(phase, stage + 1, len(stages), step, count, fraction, *stages[stage], preview))
+                on_progress(
+                    Report(phase, stage + 1, len(stages), step, count, fraction, *stages[stage], preview)
+                )
         if should_stop and should_stop():
             raise PaintingStopped
         return Result(landscape(width, height, seed), seconds, stages, peak_bytes=700_000_000)
@@ -83,7 +87,9 @@ def sketch(width: int, height: int, seed: int, fraction: float) -> Image.Image:
     scale = 192 / max(width, height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     clear = landscape(*size, seed)
-    coarse = clear.resize((max(1, round(size[0] * (0.03 + 0.5 * fraction))), max(1, round(size[1] * (0.03 + 0.5 * fraction)))))
+    coarse = clear.resize(
+        (max(1, round(size[0] * (0.03 + 0.5 * fraction))), max(1, round(size[1] * (0.03 + 0.5 * fraction))))
+    )
     return coarse.resize(size, Image.Resampling.BICUBIC)
 
 
@@ -108,6 +114,8 @@ def landscape(width: int, height: int, seed: int) -> Image.Image:
         pen.polygon([*points, (width, height)], fill=colour)
     w, left, top = 0.2 * unit, chance.uniform(0.15, 0.6) * width, 0.62 * height
     pen.rectangle((left, top, left + w, top + 0.8 * w), fill=(52, 108, 212))
-    pen.polygon([(left - 0.1 * w, top), (left + w / 2, top - 0.5 * w), (left + 1.1 * w, top)], fill=(180, 60, 50))
+    pen.polygon(
+        [(left - 0.1 * w, top), (left + w / 2, top - 0.5 * w), (left + 1.1 * w, top)], fill=(180, 60, 50)
+    )
     pen.rectangle((left + 0.4 * w, top + 0.4 * w, left + 0.6 * w, top + 0.8 * w), fill=(60, 42, 36))
     return image

@@ -57,10 +57,10 @@ export class Easel {
     return this.turn;
   }
 
-  /** Give the frame the proportions of a picture; `most` is its largest useful width on screen, in pixels. */
+  /** Give the wall the proportions of a picture; `most` is its largest useful width on screen, in pixels. */
   shape(width, height, most) {
-    this.frame.style.setProperty("--ratio", String(width / height));
-    this.frame.style.setProperty("--most", most ? `${most}px` : "100cqw");
+    this.wall.style.setProperty("--ratio", String(width / height));
+    this.wall.style.setProperty("--most", most ? `${most}px` : "100cqw");
   }
 
   hangMosaic(width, height) {
@@ -76,6 +76,10 @@ export class Easel {
 
   showEmpty(title = "Nothing on the wall yet") {
     this.begin("empty", null, "empty");
+    this.drawEmpty(title);
+  }
+
+  drawEmpty(title) {
     this.hangMosaic(...this.format);
     this.under.replaceChildren(
       h("h2", {}, title),
@@ -87,7 +91,8 @@ export class Easel {
   setFormat(width, height) {
     if (!(width >= 16 && height >= 16)) return;
     this.format = [width, height];
-    if (this.shown.kind === "empty") this.showEmpty();
+    // no new turn: a job that is just being looked up is still to be shown
+    if (this.shown.kind === "empty") this.drawEmpty(this.under.querySelector("h2").textContent);
   }
 
   // A job under way
@@ -233,6 +238,7 @@ export class Easel {
       return this.hangPicture(url, request, turn);
     }
     if (turn !== this.turn) return close();
+    this.shape(request.width, request.height);
     this.closeViewer = close;
     this.section.dataset.state = "zoom";
     this.frame.replaceChildren();

@@ -69,10 +69,10 @@ function showStatus(state, status) {
   if (!pill) return;
   if (state === "lost") {
     pill.dataset.state = "lost";
-    pill.firstElementChild.textContent = "No answer from the studio, trying again";
+    pill.replaceChildren(h("span", {}, "No answer, trying again"));
   } else if (status) {
     pill.dataset.state = status.state;
-    pill.firstElementChild.textContent = status.text;
+    pill.replaceChildren(h("span", { class: "t-status-model" }, status.model), h("span", {}, status.text));
   }
 }
 

@@ -1,0 +1,131 @@
+"""A running studio with a slow painter, and a browser that notices every request to another machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studio.settings import Settings
+from studio.studio import Studio
+from tests.browser.scene_painter import ScenePainter
+from tests.studio.painters import make_weights
+
+# no sandbox: tests may run as root; the rest keeps the browser itself from calling home
+_BROWSER_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+]
+
+
+@dataclass
+class LiveStudio:
+    """A served page; `painter.gates` decide how far a job gets."""
+
+    studio: Studio
+    painter: ScenePainter
+    url: str
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStudio]:
+    from studio.ui.page import build_page, free_port, launch_options
+
+    folder: Path = tmp_path_factory.mktemp("live")
+    settings = Settings(data_dir=folder / "data", weights_dir=make_weights(folder / "weights"), port=17860)
+    painter = ScenePainter(step_s=0.02)
+    with Studio(settings, painter) as studio:
+        page = build_page(studio)
+        options = launch_options(studio)
+        _, url, _ = page.launch(
+            server_port=free_port(settings), prevent_thread_lock=True, quiet=True, **options
+        )
+        yield LiveStudio(studio, painter, url)
+        page.close()
+
+
+@pytest.fixture(scope="session")
+def browser(chromium_executable: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium_executable, args=_BROWSER_ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@dataclass
+class Window:
+    """One private browser profile with one tab; `foreign` and `faults` are asserted empty at the end."""
+
+    context: Any
+    page: Any
+    foreign: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def open_window(browser: Any, live: LiveStudio) -> Iterator[Callable[..., Window]]:
+    """Open the page in a fresh profile: `open_window(width=390, height=844, dark=True)`."""
+    windows: list[Window] = []
+
+    def open_one(width: int = 1280, height: int = 900, dark: bool = False) -> Window:
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            accept_downloads=True,
+            permissions=["clipboard-read", "clipboard-write"],
+        )
+        context.set_default_timeout(10_000)
+        window = Window(context, context.new_page())
+        watch(window, window.page, live.url)
+        windows.append(window)
+        ready(window.page, live.url)
+        return window
+
+    yield open_one
+    for gate in live.painter.gates.values():
+        gate.set()
+    live.painter.gates.clear()
+    for window in windows:
+        window.context.close()
+        assert window.foreign == []
+        assert window.faults == []
+
+
+def watch(window: Window, page: Any, url: str) -> None:
+    """Note requests to other machines and errors of scripts."""
+    local = (url, "data:", "blob:", "about:")
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(local) else window.foreign.append(request.url),
+    )
+    page.on("pageerror", lambda error: window.faults.append(str(error)))
+
+
+def ready(page: Any, url: str) -> None:
+    """Load the page and wait until form and easel can be used."""
+    page.goto(url, wait_until="domcontentloaded")
+    page.wait_for_selector(".t-easel")
+    page.wait_for_selector(".t-forecast")
+
+
+@pytest.fixture
+def hold(live: LiveStudio) -> Callable[[str], threading.Event]:
+    """Make the painter wait in a phase until the returned event is set."""
+
+    def hold_in(phase: str) -> threading.Event:
+        gate = threading.Event()
+        live.painter.gates[phase] = gate
+        return gate
+
+    return hold_in

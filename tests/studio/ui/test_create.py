@@ -1,0 +1,136 @@
+"""The Create screen without a browser: values in, requests and sentences out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from studio.errors import StudioError
+from studio.requests import MAX_SEED
+from studio.ui import create
+from studio.ui.create import CUSTOM, NO_STYLE, SCALES, SHAPES, Fields
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale", "size"),
+    [
+        ("Square", 256, (256, 256)),
+        ("Square", 4096, (4096, 4096)),
+        ("Landscape", 4096, (4096, 2304)),
+        ("Landscape", 256, (256, 144)),
+        ("Portrait", 1024, (576, 1024)),
+    ],
+)
+def test_presets_have_the_longer_side_they_name(shape, scale, size):
+    assert create.sides(shape, scale) == size
+    assert create.preset_of(*size) == (shape, scale)
+
+
+def test_every_preset_can_be_asked_for():
+    for shape in SHAPES[:-1]:
+        for scale in SCALES:
+            Fields("a red ball", *create.sides(shape, scale), 0).request()
+
+
+def test_other_sizes_are_custom():
+    assert create.preset_of(1024, 640) == (CUSTOM, 1024)
+    assert create.preset_of(3000, 64) == (CUSTOM, 2048)
+
+
+def test_fields_make_the_request_they_show():
+    request = Fields("a red ball", 512.0, 256, 7.0, "Night", 6.0, "storybook").request()
+    assert (request.width, request.height, request.seed, request.steps) == (512, 256, 7, 6)
+    assert type(request.width) is int and request.style == "Night"
+    assert Fields("a red ball", 512, 256, 7, NO_STYLE).request().style is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("width", math.nan), ("width", math.inf), ("width", None), ("width", ""), ("width", True),
+        ("width", "512"), ("width", 512.5), ("width", 0), ("width", 100), ("height", 1e9), ("height", -64), ("height", [512]),
+        ("seed", -1), ("seed", math.nan), ("seed", MAX_SEED + 1), ("seed", 1e400), ("steps", 0),
+        ("steps", math.nan), ("steps", 10**9), ("model", ["storybook"]), ("model", "../storybook"), ("style", {"a": 1}),
+        ("style", "<b>"), ("prompt", ""), ("prompt", "  \n"), ("prompt", None), ("prompt", "x" * 20_001),
+    ],
+)  # fmt: skip
+def test_every_field_is_refused_by_name(field, value):
+    good = {"prompt": "a red ball", "width": 512, "height": 512, "seed": 0, "style": "Night", "steps": 4}
+    with pytest.raises(StudioError) as refusal:
+        Fields(**{**good, field: value}).request()
+    assert str(refusal.value).startswith(f"{field}: ")
+    assert refusal.value.exit_code == 2
+
+
+def test_a_new_seed_is_a_seed():
+    seeds = {create.new_seed() for _ in range(50)}
+    assert len(seeds) > 45 and all(0 <= seed <= MAX_SEED for seed in seeds)
+
+
+def test_the_forecast_says_time_memory_and_stages(studio):
+    text = create.forecast_html(studio, 1024, 512, 4, "storybook")
+    assert "about <strong>1 s</strong>" in text and "<strong>1.1 GB</strong>" in text
+    assert "1024 \u00d7 512" in text and 'data-width="1024" data-height="512"' in text
+
+
+def test_the_forecast_warns_when_memory_is_short(studio, painter):
+    painter.fits = False
+    assert "does not have that much memory" in create.forecast_html(studio, 1024, 512, 4, "storybook")
+
+
+@pytest.mark.parametrize(("width", "height"), [(math.nan, 512), (None, 512), (0, 0), (100, 100), (1e9, 1e9)])
+def test_an_impossible_size_gets_a_sentence_instead_of_a_forecast(studio, width, height):
+    text = create.forecast_html(studio, width, height, 4, "storybook")
+    assert 'data-kind="problem"' in text and "given" in text and "t-forecast" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.2, "1 s"),
+        (7.4, "7 s"),
+        (33, "35 s"),
+        (99, "100 s"),
+        (150, "2 min 30 s"),
+        (180, "3 min"),
+        (4200, "1 h 10 min"),
+    ],
+)
+def test_durations_are_said_no_finer_than_they_are_known(seconds, said):
+    assert create.duration(seconds) == said
+
+
+def test_unknown_words_are_named_with_what_is_known(studio):
+    text = create.prompt_html(studio, "a red astronaut", NO_STYLE, "storybook")
+    assert "<b>astronaut</b>" in text and "ball, cat; red, blue; a meadow" in text
+    assert create.prompt_html(studio, "a red ball", NO_STYLE, "storybook") == ""
+
+
+def test_nothing_is_said_about_an_empty_prompt(studio):
+    assert create.prompt_html(studio, "", NO_STYLE, "storybook") == ""
+    assert create.prompt_html(studio, None, NO_STYLE, "storybook") == ""
+
+
+def test_a_style_shows_what_is_painted_or_why_it_adds_nothing(studio):
+    assert "Painted as: a red ball under a night sky" in create.prompt_html(
+        studio, "a red ball", "Night", "storybook"
+    )
+    said = create.prompt_html(studio, "a red ball in a meadow", "Night", "storybook")
+    assert "adds nothing" in said
+
+
+def test_what_a_person_wrote_is_escaped(studio):
+    hostile = '<img src=x onerror="alert(1)">'
+    for text in (
+        create.prompt_html(studio, hostile, NO_STYLE, "storybook"),
+        create.prompt_html(studio, hostile, "Night", "storybook"),
+        create.forecast_html(studio, hostile, 512, 4, "storybook"),
+        create.prompt_html(studio, "a red ball", NO_STYLE, hostile),
+    ):
+        assert text and "<img" not in text
+
+
+def test_a_prompt_that_is_too_long_is_told_at_once(studio):
+    text = create.prompt_html(studio, "x" * 1_000_000, NO_STYLE, "storybook")
+    assert "1,000,000 characters" in text and len(text) < 500
