@@ -110,7 +110,7 @@ def choose(layout: AttentionLayout, tensor: Tensor, backend: str) -> Explanation
     slow = "it is the slow oracle; ask for it by name"
     if "sdpa" in refused:
         return Explanation("explicit", "runs on any device and dtype", {**refused, "reference": slow})
-    if tensor.dtype == torch.bfloat16 and not _has_matrix_tiles():
+    if tensor.dtype == torch.bfloat16 and _has_bf16_dot_products_only():
         why = "without matrix tiles its kernel multiplies bf16 at fp32 speed"
         return Explanation("explicit", "fastest for bf16 on this CPU", {"sdpa": why, "reference": slow})
     others = {
@@ -120,10 +120,17 @@ def choose(layout: AttentionLayout, tensor: Tensor, backend: str) -> Explanation
     return Explanation("sdpa", f"fastest for {str(tensor.dtype).removeprefix('torch.')} on this CPU", others)
 
 
-def _has_matrix_tiles() -> bool:
-    """Whether PyTorch multiplies bf16 with the CPU's matrix tiles (AMX)."""
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(probe and probe())
+def _has_bf16_dot_products_only() -> bool:
+    """Whether the CPU multiplies bf16 vectors (AVX-512 BF16) but has no matrix tiles (AMX).
+
+    PyTorch's products use the former, its flash kernel only the latter. With neither, bf16 products are slower
+    than fp32 ones, and the flash kernel, which converts, wins again.
+    """
+    found = []
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        probe = getattr(torch.cpu, name, None)
+        found.append(bool(probe and probe()))
+    return found == [True, False]
 
 
 def _run_tiled(query, key, value, layout: AttentionLayout, scale: float, backend: ModuleType, with_lse: bool):

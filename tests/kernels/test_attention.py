@@ -69,9 +69,19 @@ def poisoned_empty(monkeypatch):
     monkeypatch.setattr(torch, "empty_like", lambda *args, **more: real(*args, **more).fill_(float("nan")))
 
 
-@pytest.mark.parametrize("name", ["sliding box", "ring", "ragged blocks", "upstream exact"])
-def test_reference_equals_a_loop_over_queries(name):
-    layout = LAYOUTS[name]
+@pytest.mark.parametrize(
+    "layout",
+    [
+        AttentionLayout(5, (11, 13), (3, 4), window=4, radius=2),
+        AttentionLayout(0, (11, 13), (3, 4), window=4, local="ring", image_to_guide="aligned"),
+        AttentionLayout(3, (13, 9), (4, 3), window=4, radius=2, dilate=(16, 8), text_to_guide=True),
+        AttentionLayout(
+            4, (12, 12), (3, 3), window=4, image_to_guide="upstream_raster1", guide_to_guide="radius"
+        ),
+    ],
+    ids=["box", "ring", "blocks", "upstream"],
+)
+def test_reference_equals_a_loop_over_queries(layout):
     query, key, value = tensors(layout, heads=1, dim=8)
     output, lse = hierarchical_local_attention(
         query, key, value, layout, backend="reference", return_lse=True, scale=0.3
@@ -87,7 +97,7 @@ def test_reference_equals_a_loop_over_queries(name):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_back_ends_equal_the_reference(name, backend, monkeypatch):
     layout = LAYOUTS[name]
-    query, key, value = tensors(layout, batch=2, heads=3, dim=32)
+    query, key, value = tensors(layout, batch=2, heads=2, dim=32)
     expected, expected_lse = hierarchical_local_attention(
         query, key, value, layout, backend="reference", return_lse=True
     )
@@ -96,7 +106,7 @@ def test_back_ends_equal_the_reference(name, backend, monkeypatch):
         given = [tensor.to(dtype) for tensor in (query, key, value)]
         output, lse = hierarchical_local_attention(*given, layout, backend=backend, return_lse=True)
         assert output.dtype == dtype and output.is_contiguous()
-        assert lse.dtype == torch.float32 and lse.shape == (2, 3, layout.length)
+        assert lse.dtype == torch.float32 and lse.shape == (2, 2, layout.length)
         assert error(output, expected) < tolerance
         if dtype == torch.float32:
             assert float((lse - expected_lse).abs().max()) < 1e-5
@@ -294,9 +304,16 @@ def test_chunks_do_not_change_the_result(monkeypatch):
         monkeypatch.undo()
 
 
-@pytest.mark.parametrize(("tiles", "bf16"), [(True, "sdpa"), (False, "explicit")])
-def test_automatic_choice_follows_dtype_and_matrix_tiles(monkeypatch, tiles, bf16):
-    monkeypatch.setattr(op_module, "_has_matrix_tiles", lambda: tiles)
+@pytest.mark.parametrize(
+    ("vectors", "tiles", "bf16"),
+    [(True, True, "sdpa"), (True, False, "explicit"), (False, False, "sdpa"), (None, None, "sdpa")],
+)
+def test_automatic_choice_follows_dtype_and_processor(monkeypatch, vectors, tiles, bf16):
+    """None: a PyTorch without the probe."""
+    for name, answer in (("_is_avx512_bf16_supported", vectors), ("_is_amx_tile_supported", tiles)):
+        monkeypatch.setattr(torch.cpu, name, lambda answer=answer: answer, raising=False)
+        if answer is None:
+            monkeypatch.delattr(torch.cpu, name)
     layout = LAYOUTS["sliding box"]
     chosen = {dtype: explain(layout, torch.empty(1, dtype=dtype)).backend for dtype in TOLERANCE}
     assert chosen == {torch.float32: "sdpa", torch.float16: "sdpa", torch.bfloat16: bf16}
