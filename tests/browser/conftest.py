@@ -54,18 +54,22 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStudio]:
 
 
 @pytest.fixture(scope="session")
-def browser(chromium_executable: str) -> Iterator[Any]:
+def profile(chromium_executable: str) -> Iterator[Any]:
+    """One browser profile for all tests, so that scripts are fetched and compiled once."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium_executable, args=_BROWSER_ARGUMENTS)
-        yield opened
-        opened.close()
+        browser = playwright.chromium.launch(executable_path=chromium_executable, args=_BROWSER_ARGUMENTS)
+        context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+        # generous: on a busy machine the first load alone can take half of it
+        context.set_default_timeout(60_000)
+        yield context
+        browser.close()
 
 
 @dataclass
 class Window:
-    """One private browser profile with one tab; `foreign` and `faults` are asserted empty at the end."""
+    """One tab of a visitor who was never here; `foreign` and `faults` are asserted empty at the end."""
 
     context: Any
     page: Any
@@ -74,30 +78,29 @@ class Window:
 
 
 @pytest.fixture
-def open_window(browser: Any, live: LiveStudio) -> Iterator[Callable[..., Window]]:
-    """Open the page in a fresh profile: `open_window(width=390, height=844, dark=True)`."""
+def open_window(profile: Any, live: LiveStudio) -> Iterator[Callable[..., Window]]:
+    """Open the page as a new visitor: `open_window(width=390, height=844, dark=True)`."""
     windows: list[Window] = []
 
     def open_one(width: int = 1280, height: int = 900, dark: bool = False) -> Window:
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
-            accept_downloads=True,
-            permissions=["clipboard-read", "clipboard-write"],
-        )
-        context.set_default_timeout(10_000)
-        window = Window(context, context.new_page())
-        watch(window, window.page, live.url)
+        page = profile.new_page()
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme="dark" if dark else "light")
+        page.goto(f"{live.url}healthz")
+        page.evaluate("localStorage.clear()")
+        window = Window(profile, page)
+        watch(window, page, live.url)
         windows.append(window)
-        ready(window.page, live.url)
+        ready(page, live.url)
         return window
 
     yield open_one
     for gate in live.painter.gates.values():
         gate.set()
     live.painter.gates.clear()
+    for page in profile.pages:
+        page.close()
     for window in windows:
-        window.context.close()
         assert window.foreign == []
         assert window.faults == []
 

@@ -49,9 +49,11 @@ def test_fields_make_the_request_they_show():
     ("field", "value"),
     [
         ("width", math.nan), ("width", math.inf), ("width", None), ("width", ""), ("width", True),
-        ("width", "512"), ("width", 512.5), ("width", 0), ("width", 100), ("height", 1e9), ("height", -64), ("height", [512]),
+        ("width", "512"), ("width", 512.5), ("width", 0), ("width", 100), ("height", 1e9),
+        ("height", -64), ("height", [512]),
         ("seed", -1), ("seed", math.nan), ("seed", MAX_SEED + 1), ("seed", 1e400), ("steps", 0),
-        ("steps", math.nan), ("steps", 10**9), ("model", ["storybook"]), ("model", "../storybook"), ("style", {"a": 1}),
+        ("steps", math.nan), ("steps", 10**9), ("model", ["storybook"]), ("model", "../storybook"),
+        ("style", {"a": 1}),
         ("style", "<b>"), ("prompt", ""), ("prompt", "  \n"), ("prompt", None), ("prompt", "x" * 20_001),
     ],
 )  # fmt: skip

@@ -108,7 +108,8 @@ def test_the_forecast_route(served):
         ({"width": True}, 400), ({"width": "128"}, 400), ({"width": None}, 400), ({"width": [128]}, 400),
         ({"steps": float("nan")}, 400), ({"steps": 0}, 400), ({"seed": -1}, 400), ({"seed": 2**80}, 400),
         ({"prompt": ""}, 400), ({"prompt": 7}, 400), ({"prompt": "x" * 900_000}, 413),
-        ({"model": "nonsense"}, 404),        ({"model": "../../etc"}, 400), ({"style": "No such style"}, 400), ({"extra": 1}, 400),
+        ({"model": "nonsense"}, 404),
+        ({"model": "../../etc"}, 400), ({"style": "No such style"}, 400), ({"extra": 1}, 400),
     ],
 )  # fmt: skip
 def test_hostile_values_get_one_sentence_and_no_job(served, changes, status):

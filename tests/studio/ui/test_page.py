@@ -18,23 +18,28 @@ from studio.ui.theme import TesseraTheme
 from tests.studio.conftest import finished
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def studio(served):
+    """Building a page takes a second, so these tests share one."""
+    return served.studio
+
+
+@pytest.fixture(scope="module")
 def tab(studio):
     with gr.Blocks(analytics_enabled=False):
         return CreateTab(studio)
 
 
-def test_the_page_offers_three_named_endpoints_and_no_more(studio):
-    info = build_page(studio).get_api_info()
+def test_the_page_offers_three_named_endpoints_and_no_more(served):
+    info = served.page.get_api_info()
     assert set(info["named_endpoints"]) == {"/image", "/forecast", "/job"}
     names = [parameter["parameter_name"] for parameter in info["named_endpoints"]["/image"]["parameters"]]
     assert names == ["prompt", "width", "height", "seed", "steps", "model", "style"]
 
 
-def test_no_template_holds_anything_that_changes(studio):
+def test_no_template_holds_anything_that_changes(served):
     # Gradio evaluates templates as script literals; only its own plain "${value}" is safe
-    page = build_page(studio)
-    blocks = [block for block in page.blocks.values() if isinstance(block, gr.HTML)]
+    blocks = [block for block in served.page.blocks.values() if isinstance(block, gr.HTML)]
     assert len(blocks) >= 5
     for block in blocks:
         assert block.html_template == "${value}" or (
