@@ -123,8 +123,8 @@ def choose(layout: AttentionLayout, tensor: Tensor, backend: str) -> Explanation
 def _has_bf16_dot_products_only() -> bool:
     """Whether the CPU multiplies bf16 vectors (AVX-512 BF16) but has no matrix tiles (AMX).
 
-    PyTorch's products use the former, its flash kernel only the latter. With neither, bf16 products are slower
-    than fp32 ones, and the flash kernel, which converts, wins again.
+    PyTorch's products use the former, its flash kernel only the latter. With neither, bf16 products are
+    slower than fp32 ones, and the flash kernel, which converts, wins again.
     """
     found = []
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
