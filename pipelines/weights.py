@@ -33,7 +33,8 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Path (relative, with slashes) -> sha256 and bytes of every file in a model folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files
+        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        for path in files
     }
 
 

@@ -26,8 +26,8 @@ RANK = {
     "training": 3,
     "storybook": 4,
     **dict.fromkeys(FAMILIES, 5),
-    "compose": 6,
-    "loading": 7,
+    "loading": 6,
+    "compose": 7,
     "__init__": 8,
 }
 LAYER = {"kernels": 0, "pipelines": 1, "studio": 2, "app": 3}

@@ -47,9 +47,16 @@ def decode_tiled(
     weights = torch.zeros(1, 1, height * 8, width * 8)
     for done, (top, left) in enumerate(_walk(rows, columns), start=1):
         part = latents[:, :, top : top + tall, left : left + wide].to(parameter.device, parameter.dtype)
-        pixels = vae.decode(part.contiguous(memory_format=torch.channels_last)).sample.float().clamp_(-1, 1).cpu()
+        pixels = (
+            vae.decode(part.contiguous(memory_format=torch.channels_last)).sample.float().clamp_(-1, 1).cpu()
+        )
         ramp = _ramp(top, tall, height)[:, None] * _ramp(left, wide, width)[None]
-        window = (slice(None), slice(None), slice(top * 8, (top + tall) * 8), slice(left * 8, (left + wide) * 8))
+        window = (
+            slice(None),
+            slice(None),
+            slice(top * 8, (top + tall) * 8),
+            slice(left * 8, (left + wide) * 8),
+        )
         out[window] += pixels * ramp
         weights[window] += ramp
         if on_tile is not None and on_tile(done, len(rows) * len(columns)):

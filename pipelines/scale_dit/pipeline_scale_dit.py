@@ -6,7 +6,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+)
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import FluxLoraLoaderMixin
 from diffusers.utils.torch_utils import randn_tensor
@@ -99,7 +104,9 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
     def interrupt(self) -> bool:
         return self._interrupt
 
-    def check_inputs(self, prompt: Any, height: int, width: int, steps: int, high_res_steps: int, names: list[str]) -> None:
+    def check_inputs(
+        self, prompt: Any, height: int, width: int, steps: int, high_res_steps: int, names: list[str]
+    ) -> None:
         """Raise ValueError with what was given and what is allowed."""
         problem = size_problem(height, width)
         if problem:
@@ -125,11 +132,17 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         lists = self.tokenizer_2(texts, truncation=True, max_length=max_sequence_length).input_ids
         longest = max(len(ids) for ids in lists)
         width = min(-(-longest // TEXT_MULTIPLE) * TEXT_MULTIPLE, max_sequence_length)
-        ids = self.tokenizer_2.pad({"input_ids": lists}, padding="max_length", max_length=width, return_tensors="pt")
+        ids = self.tokenizer_2.pad(
+            {"input_ids": lists}, padding="max_length", max_length=width, return_tensors="pt"
+        )
         device = self._execution_device
         text = self.text_encoder_2(ids.input_ids.to(device))[0]
         tokens = self.tokenizer(
-            texts, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            texts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         )
         pooled = self.text_encoder(tokens.input_ids.to(device)).pooler_output
         dtype = self.transformer.dtype
@@ -194,7 +207,9 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         """
         # 1. check
         height, width = height or self.base_size, width or self.base_size
-        self.check_inputs(prompt, height, width, num_inference_steps, high_res_steps, callback_on_step_end_tensor_inputs)
+        self.check_inputs(
+            prompt, height, width, num_inference_steps, high_res_steps, callback_on_step_end_tensor_inputs
+        )
         if prompt is None and (prompt_embeds is None or pooled_prompt_embeds is None):
             raise ValueError("give prompt, or prompt_embeds together with pooled_prompt_embeds")
         if not 0.0 < high_res_strength <= 1.0:
@@ -212,9 +227,13 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         # 3. stages
         self.stages = plan_stages(height, width, self.base_size)
         self._num_timesteps = num_inference_steps + high_res_steps * (len(self.stages) - 1)
-        shared = _Painting(prompt_embeds, pooled_prompt_embeds, negative, guidance_scale, generator, attention_backend)
+        shared = _Painting(
+            prompt_embeds, pooled_prompt_embeds, negative, guidance_scale, generator, attention_backend
+        )
 
-        def report(step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        def report(
+            step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
+        ) -> dict[str, torch.Tensor]:
             if callback_on_step_end is None:
                 return {}
             tensors["prompt_embeds"] = shared.text
@@ -227,11 +246,17 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         z = None
         with self.progress_bar(total=self._num_timesteps) as bar:
             for self.stage_index, stage in enumerate(self.stages):
-                noise = latents if latents is not None and z is None else self.prepare_latents(batch, stage, generator)
+                noise = (
+                    latents
+                    if latents is not None and z is None
+                    else self.prepare_latents(batch, stage, generator)
+                )
                 if z is None:
                     z = self._first_stage(noise.float(), stage, shared, num_inference_steps, report, bar)
                 else:
-                    z = self._next_stage(z, noise, stage, shared, high_res_steps, high_res_strength, report, bar)
+                    z = self._next_stage(
+                        z, noise, stage, shared, high_res_steps, high_res_strength, report, bar
+                    )
                 if self._interrupt:
                     break
         # 5. decode
@@ -245,7 +270,9 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         self, negative_prompt: str | list[str] | None, batch: int, length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States of the negative prompt, cut or padded (by its own last state) to the prompt's length."""
-        texts = [negative_prompt or ""] if isinstance(negative_prompt or "", str) else list(negative_prompt or [])
+        texts = (
+            [negative_prompt or ""] if isinstance(negative_prompt or "", str) else list(negative_prompt or [])
+        )
         text, pooled = self.encode_prompt(texts)
         if text.shape[1] < length:
             text = torch.cat([text, text[:, -1:].expand(-1, length - text.shape[1], -1)], 1)
@@ -267,7 +294,9 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
             if self._interrupt:
                 break
             self.step_in_stage = index
-            velocity = self._velocity(x, timestep, ids, attend, None, shared, guided=shared.negative is not None)
+            velocity = self._velocity(
+                x, timestep, ids, attend, None, shared, guided=shared.negative is not None
+            )
             x, denoised = _euler(scheduler, velocity, timestep, x)
             answer = report(index, timestep, {"latents": x, "denoised": denoised})
             x = answer.get("latents", x)
@@ -290,14 +319,21 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
             self.step_in_stage = index
             velocity = self._velocity(x, timestep, image_ids, attend, guide, shared, guided=False)
             x, denoised = _euler(scheduler, velocity, timestep, x)
-            answer = report(first + index, timestep, {"latents": x[:, inverse], "denoised": denoised[:, inverse]})
+            answer = report(
+                first + index, timestep, {"latents": x[:, inverse], "denoised": denoised[:, inverse]}
+            )
             if "latents" in answer:
                 x = answer["latents"][:, order]
             bar.update()
         return unpack(x[:, inverse], stage.grid)
 
     def _guide(
-        self, low: torch.Tensor, low_grid: tuple[int, int], guide_ids: torch.Tensor, stage: Stage, shared: _Painting
+        self,
+        low: torch.Tensor,
+        low_grid: tuple[int, int],
+        guide_ids: torch.Tensor,
+        stage: Stage,
+        shared: _Painting,
     ) -> tuple[torch.Tensor, torch.Tensor, Attend, GuideCache]:
         """Order and inverse of the image tokens, their attention, and the encoded guide."""
         tokens = pack(low).to(self.transformer.dtype)
@@ -307,17 +343,15 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
             self.attention_backend = "dense"
             return order, order, dense_attention(shared.text.shape[1]), cache
         layout = AttentionLayout(shared.text.shape[1], stage.grid, low_grid)
-        alone = AttentionLayout(0, low_grid, window=layout.guide_window[0])
-        guide_order = layout.guide_order.order.to(low.device)
-        if alone.image <= DENSE_LIMIT:
-            attend = dense_attention(0)
-        else:
-            attend, guide_order = local_attention(alone, shared.backend), alone.image_order.order.to(low.device)
-        cache = encode_guide(self.transformer, tokens[:, guide_order], shared.pooled, guide_ids[guide_order], attend)
-        if guide_order is not layout.guide_order.order:
-            back = torch.argsort(guide_order)[layout.guide_order.order.to(low.device)]
-            cache = [(key[:, back], value[:, back]) for key, value in cache]
-        self.attention_backend = explain(layout, cache[0][0]).backend if shared.backend == "auto" else shared.backend
+        alone = AttentionLayout(0, low_grid)  # the guide attends to itself alone, as a picture of its own
+        own = alone.image_order.order.to(low.device)
+        attend = dense_attention(0) if alone.image <= DENSE_LIMIT else local_attention(alone, shared.backend)
+        cache = encode_guide(self.transformer, tokens[:, own], shared.pooled, guide_ids[own], attend)
+        back = alone.image_order.inverse[layout.guide_order.order].to(low.device)
+        cache = [(key[:, back], value[:, back]) for key, value in cache]
+        self.attention_backend = (
+            explain(layout, cache[0][0]).backend if shared.backend == "auto" else shared.backend
+        )
         image_order = layout.image_order
         attend = local_attention(layout, shared.backend)
         return image_order.order.to(low.device), image_order.inverse.to(low.device), attend, cache
@@ -332,7 +366,9 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
             tokens = torch.cat([tokens, tokens])
             text, pooled = torch.cat([shared.negative[0], text]), torch.cat([shared.negative[1], pooled])
         times = (timestep / 1000).to(dtype).expand(tokens.shape[0])
-        out = denoise(self.transformer, tokens, text, pooled, times, image_ids=ids, attend=attend, guide=guide).float()
+        out = denoise(
+            self.transformer, tokens, text, pooled, times, image_ids=ids, attend=attend, guide=guide
+        ).float()
         if not guided:
             return out
         plain, asked = out.chunk(2)
@@ -349,7 +385,9 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         return self.image_processor.postprocess(pictures, output_type=output_type)
 
 
-def _euler(scheduler: Any, velocity: torch.Tensor, timestep: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _euler(
+    scheduler: Any, velocity: torch.Tensor, timestep: torch.Tensor, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One scheduler step, and the estimate of the clean latents it was made with."""
     denoised = x - timestep / 1000 * velocity
     return scheduler.step(velocity, timestep, x, return_dict=False)[0], denoised

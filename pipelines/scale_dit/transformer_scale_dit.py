@@ -105,7 +105,9 @@ def denoise(
     rotary = _rotary(transformer, torch.cat([text_ids, image_ids], -2))
     hidden, words = transformer.x_embedder(image), transformer.context_embedder(text)
     caches: list[KeyValue | None] = list(guide) if guide is not None else []
-    caches += [None] * (len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks) - len(caches))
+    caches += [None] * (
+        len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks) - len(caches)
+    )
     at = iter(caches)
     for block in transformer.transformer_blocks:
         words, hidden = _double_block(block, words, hidden, temb, rotary, attend, next(at))
@@ -118,14 +120,23 @@ def denoise(
 
 
 def _double_block(
-    block: Any, words: Tensor, hidden: Tensor, temb: Tensor, rotary: KeyValue, attend: Attend, guide: KeyValue | None
+    block: Any,
+    words: Tensor,
+    hidden: Tensor,
+    temb: Tensor,
+    rotary: KeyValue,
+    attend: Attend,
+    guide: KeyValue | None,
 ) -> tuple[Tensor, Tensor]:
     attn, length = block.attn, words.shape[1]
     normed, gate, shift_mlp, scale_mlp, gate_mlp = block.norm1(hidden, emb=temb)
     normed_c, gate_c, shift_mlp_c, scale_mlp_c, gate_mlp_c = block.norm1_context(words, emb=temb)
-    query, key, value = (layer(normed).unflatten(-1, (attn.heads, -1)) for layer in (attn.to_q, attn.to_k, attn.to_v))
+    query, key, value = (
+        layer(normed).unflatten(-1, (attn.heads, -1)) for layer in (attn.to_q, attn.to_k, attn.to_v)
+    )
     query_c, key_c, value_c = (
-        layer(normed_c).unflatten(-1, (attn.heads, -1)) for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+        layer(normed_c).unflatten(-1, (attn.heads, -1))
+        for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
     )
     query = torch.cat([attn.norm_added_q(query_c), attn.norm_q(query)], 1)
     key = torch.cat([attn.norm_added_k(key_c), attn.norm_k(key)], 1)
@@ -141,7 +152,9 @@ def _double_block(
 
 
 def _project(attn: Any, normed: Tensor, rotary: KeyValue) -> tuple[Tensor, Tensor, Tensor]:
-    query, key, value = (layer(normed).unflatten(-1, (attn.heads, -1)) for layer in (attn.to_q, attn.to_k, attn.to_v))
+    query, key, value = (
+        layer(normed).unflatten(-1, (attn.heads, -1)) for layer in (attn.to_q, attn.to_k, attn.to_v)
+    )
     query = _rotate(attn.norm_q(query), rotary)
     key = _rotate(attn.norm_k(key), rotary)
     return query, key, value
@@ -181,7 +194,9 @@ def anchors(grid: tuple[int, int], full: tuple[int, int] | None = None) -> Tenso
     Token i of n spread over m sits at `(i + 1/2) m / n - 1/2` (float, per axis): the centre of what it shows.
     """
     full = full or grid
-    rows, columns = ((torch.arange(n, dtype=torch.float32) + 0.5) * m / n - 0.5 for n, m in zip(grid, full, strict=True))
+    rows, columns = (
+        (torch.arange(n, dtype=torch.float32) + 0.5) * m / n - 0.5 for n, m in zip(grid, full, strict=True)
+    )
     ids = torch.zeros(grid[0], grid[1], 3)
     ids[..., 1], ids[..., 2] = rows[:, None], columns[None]
     return ids.reshape(-1, 3)

@@ -1,12 +1,11 @@
-"""Turn averaged weights of training states into model folders: `python -m pipelines.storybook.publish PART ...`.
+"""Turn averaged weights of training states into model folders: `python -m pipelines.storybook.publish vae`.
 
-Everything is stored in half precision and as safetensors; the manifest is renewed with the entry that comes along.
+Everything is stored in half precision and as safetensors; the manifest is renewed with the entry given.
 """
 
 import argparse
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,36 +80,24 @@ def publish_clip(state: Path, folder: Path, whole: Path | None = None) -> None:
     model = build_clip(tokenizer)
     model.load_state_dict({name: value.float() for name, value in averaged(state).items()})
     text = CLIPTextModel(model.config.text_config)
-    text.load_state_dict({k.removeprefix("text_model."): v for k, v in model.text_model.state_dict().items()}, strict=True)
+    text.load_state_dict(
+        {k.removeprefix("text_model."): v for k, v in model.text_model.state_dict().items()}, strict=True
+    )
     save_text_parts(folder, text, tokenizer, "text_encoder", "tokenizer")
     if whole is not None:
         save_text_parts(whole, model, tokenizer, ".", ".")
 
 
-def publish_flux(state: Path, folder: Path) -> None:
-    """The transformer and the scheduler; 64 tokens of 16 px are the base size of 128 px."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+def publish_clip_text(state: Path, folder: Path) -> None:
+    """The text tower alone, from the run that trains it on text."""
+    from transformers import CLIPTextModel
 
-    from pipelines.storybook.train_flux import FLUX_CONFIG
+    from pipelines.storybook.text import build_clip, build_clip_tokenizer, save_text_parts
 
-    transformer = FluxTransformer2DModel(**FLUX_CONFIG)
-    transformer.load_state_dict({name: value.float() for name, value in averaged(state).items()})
-    shutil.rmtree(folder / "transformer", ignore_errors=True)
-    transformer.half().save_pretrained(folder / "transformer", max_shard_size=SHARD)
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, base_image_seq_len=16, max_image_seq_len=64)
-    scheduler.save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "FluxPipeline",
-        "_diffusers_version": "0.42.0",
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "text_encoder_2": ["transformers", "T5EncoderModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "tokenizer_2": ["transformers", "T5Tokenizer"],
-        "transformer": ["diffusers", "FluxTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    tokenizer = build_clip_tokenizer()
+    text = CLIPTextModel(build_clip(tokenizer).config.text_config)
+    text.load_state_dict({name: value.float() for name, value in averaged(state, "text.").items()})
+    save_text_parts(folder, text, tokenizer, "text_encoder", "tokenizer")
 
 
 def renew_manifest(weights: Path, name: str, entry: dict[str, Any]) -> None:
@@ -125,20 +112,26 @@ def renew_manifest(weights: Path, name: str, entry: dict[str, Any]) -> None:
     os.replace(part, path)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.storybook.publish", description=__doc__)
-    parser.add_argument("part", choices=("vae", "t5", "clip", "flux", "manifest"))
-    parser.add_argument("--state", type=Path, help="state folder of the run (manifest: JSON file of the entry)")
-    parser.add_argument("--folder", type=Path, required=True, help="model folder (manifest: its weights directory)")
+    parser.add_argument("part", choices=("vae", "t5", "clip", "clip-text", "manifest"))
+    parser.add_argument(
+        "--state", type=Path, help="state folder of the run (manifest: JSON file of the entry)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="model folder (manifest: its weights directory)"
+    )
     parser.add_argument("--whole", type=Path, help="clip: folder for both towers")
     parser.add_argument("--name", help="manifest: name of the model")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.part == "manifest":
         renew_manifest(options.folder, options.name, json.loads(options.state.read_text()))
     elif options.part == "clip":
         publish_clip(options.state, options.folder, options.whole)
     else:
-        {"vae": publish_vae, "t5": publish_t5, "flux": publish_flux}[options.part](options.state, options.folder)
+        {"vae": publish_vae, "t5": publish_t5, "clip-text": publish_clip_text}[options.part](
+            options.state, options.folder
+        )
 
 
 if __name__ == "__main__":

@@ -118,10 +118,18 @@ class Run:
         os.replace(part, self.checkpoint)
 
     def log(self, record: dict[str, Any]) -> None:
-        record = {"step": self.step, "samples": self.samples, "minutes": round(self.seconds / 60, 2), **record}
+        record = {
+            "step": self.step,
+            "samples": self.samples,
+            "minutes": round(self.seconds / 60, 2),
+            **record,
+        }
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
-        print(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in record.items()), flush=True)
+        print(
+            " ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in record.items()),
+            flush=True,
+        )
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the averaged weights; they are saved as `ema.pt` beside the checkpoint."""

@@ -1,0 +1,1 @@
+"""What joins the families: the studio's door to painting."""

@@ -1,0 +1,97 @@
+"""Time and memory of a picture before it is painted, from counted work and a measured speed."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from pipelines.runtime import available_bytes
+from pipelines.scale_dit.decode import count_tiles
+from pipelines.scale_dit.stages import Stage, plan_stages
+
+DEFAULT_STEPS = 20
+HIGH_RES_STEPS = 8
+DENSE_LIMIT = 1024
+LOCAL_KEYS = 560  # keys of an image token beyond the dense limit: its box, the text, the guide around it
+TILE_FLOP = 9.0e10  # decoding one 512 px tile of the f8 autoencoder
+BASE_BYTES = 1_300_000_000
+BYTES_PER_TOKEN = 28_000
+BYTES_PER_PIXEL = 40
+FIRST_SPEED = 1.2e11  # FLOP/s assumed until this process has painted once
+
+_speed = FIRST_SPEED
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """`seconds` and `memory_bytes` of a picture, its stages as (width, height), and whether it fits in memory."""
+
+    seconds: float
+    memory_bytes: int
+    stages: tuple[tuple[int, int], ...]
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOP of each phase: text, one per stage, decoding."""
+
+    encode: float
+    stages: tuple[float, ...]
+    decode: float
+
+    @property
+    def total(self) -> float:
+        return self.encode + sum(self.stages) + self.decode
+
+
+@lru_cache
+def model_facts(folder: Path) -> tuple[int, int, int]:
+    """(base size in px, width, parameters of the blocks) of a FLUX-type folder, from its configs alone.
+
+    Raises:
+        ValueError: the folder's configs can't be read.
+    """
+    try:
+        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        config = json.loads((folder / "transformer" / "config.json").read_text())
+        base = round(scheduler["max_image_seq_len"] ** 0.5) * 16
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        per_token = (12 * config["num_layers"] + 12 * config["num_single_layers"]) * width * width
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is not a FLUX-type model folder ({error!r})") from error
+    return base, width, per_token
+
+
+def count_work(folder: Path, width: int, height: int, steps: int) -> tuple[tuple[Stage, ...], Work]:
+    """Stages and their work. The first stage runs twice a step (guidance); each further one encodes its guide once."""
+    base, channels, per_token = model_facts(folder)
+    stages = plan_stages(height, width, base)
+    flop = []
+    for index, stage in enumerate(stages):
+        guide = stages[index - 1].tokens if index else 0
+        keys = stage.tokens + guide if stage.tokens <= DENSE_LIMIT else LOCAL_KEYS
+        layers = per_token / (12 * channels * channels)
+        step = stage.tokens * (2 * per_token + 4 * channels * keys * layers)
+        flop.append(step * HIGH_RES_STEPS + 2 * per_token * guide if index else step * steps * 2)
+    decode = TILE_FLOP * count_tiles(height // 8, width // 8) * min(1.0, height * width / 512**2)
+    return stages, Work(2e9, tuple(flop), decode)
+
+
+def forecast(folder: Path, width: int, height: int, steps: int | None = None) -> Forecast:
+    """Forecast from configs alone; quick, loads nothing.
+
+    Raises:
+        ValueError: a size that can't be painted, or an unreadable folder.
+    """
+    stages, work = count_work(Path(folder), width, height, steps or DEFAULT_STEPS)
+    memory = BASE_BYTES + BYTES_PER_TOKEN * stages[-1].tokens + BYTES_PER_PIXEL * width * height
+    sizes = tuple((stage.width, stage.height) for stage in stages)
+    return Forecast(work.total / _speed + 0.5, memory, sizes, memory < available_bytes())
+
+
+def learn_speed(work: Work, seconds: float) -> None:
+    """Take the speed of a finished painting into account."""
+    global _speed
+    if seconds > 0.3:
+        _speed = 0.5 * _speed + 0.5 * work.total / seconds

@@ -1,0 +1,26 @@
+"""Train the transformer: `python -m pipelines.scale_dit.train flux --state DIR --parts DIR --minutes 9`."""
+
+import argparse
+from pathlib import Path
+
+from pipelines.training.command import Recipe, recipe_parser, run_recipe
+from pipelines.training.loop import LoopConfig, Task
+
+
+def _flux(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.scale_dit.train_flux import FluxTask, flux_recipe
+
+    return FluxTask(options.parts, options.state / "cache"), flux_recipe()
+
+
+RECIPES: dict[str, Recipe] = {"flux": _flux}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = recipe_parser("pipelines.scale_dit.train", __doc__, RECIPES)
+    parser.add_argument("--parts", type=Path, required=True, help="model folder with vae and text encoders")
+    run_recipe(RECIPES, parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    main()
