@@ -2,9 +2,9 @@
 
 import os
 
-# read by gradio when it is imported
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ.setdefault("GRADIO_SSR_MODE", "false")
+# server-side rendering is on by default on Spaces and would not know the studio's own routes
+os.environ["GRADIO_SSR_MODE"] = "false"
 
 if os.environ.get("SPACES_ZERO_GPU"):
     import spaces  # noqa: F401  has to come before anything that touches a card

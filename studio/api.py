@@ -138,7 +138,8 @@ def _job(studio: Studio, request: Request) -> Response:
 def _preview(studio: Studio, request: Request) -> Response:
     preview = studio.watch(request.path_params["id"]).preview
     if preview is None:
-        raise StudioError("not_found", "This job has no preview now.")
+        # the job has ended since the page heard of the preview: nothing worth a complaint
+        return Response(status_code=204, headers=_NEVER)
     return Response(preview, media_type="image/jpeg", headers=_NEVER)
 
 

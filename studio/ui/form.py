@@ -7,7 +7,8 @@ from html import escape
 import gradio as gr
 
 from studio.errors import StudioError
-from studio.requests import DEFAULT_MODEL, MAX_SEED, ImageRequest
+from studio.recipes import Recipe
+from studio.requests import DEFAULT_MODEL, MAX_SEED
 from studio.studio import Studio
 from studio.ui import create
 from studio.ui.create import CUSTOM, NO_STYLE, SCALES, SHAPES
@@ -27,6 +28,7 @@ class CreateForm:
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
+        self._models = [card.name for card in studio.registry.cards() if card.paints]
         self._build_prompt()
         self._build_size()
         self._build_choices()
@@ -43,17 +45,23 @@ class CreateForm:
         self.fields = [self.prompt, self.width, self.height, self.seed, self.style, self.steps, self.model]
         self.fillable = [*self.fields, self.shape, self.scale, self.sides, self.keep]
 
-    def values_of(self, request: ImageRequest, steps: int) -> tuple[object, ...]:
-        """What fills `fillable` so that the form asks for `request` again."""
+    def values_of(self, recipe: Recipe) -> tuple[object, ...]:
+        """What fills `fillable` so that the form asks for the picture of `recipe` again.
+
+        A style this studio does not have is taken as the words it added; a model it does not have leaves
+        the chosen one as it is.
+        """
+        request = recipe.request
         shape, scale = create.preset_of(request.width, request.height)
+        has_style = any(style.name == request.style for style in self._studio.styles)
         return (
-            request.prompt,
+            request.prompt if has_style else recipe.prompt,
             request.width,
             request.height,
             request.seed,
-            request.style or NO_STYLE,
-            gr.Slider(value=steps, maximum=max(_MOST_STEPS, steps)),
-            request.model,
+            request.style if has_style else NO_STYLE,
+            gr.Slider(value=recipe.steps, maximum=max(_MOST_STEPS, recipe.steps)),
+            request.model if request.model in self._models else gr.skip(),
             shape,
             gr.Radio(value=scale, visible=shape != CUSTOM),
             gr.Row(visible=shape == CUSTOM),
@@ -115,8 +123,7 @@ class CreateForm:
             self.keep = gr.Checkbox(False, label="Keep", elem_id="t-keep", min_width=0)
 
     def _build_more(self) -> None:
-        models = [card.name for card in self._studio.registry.cards() if card.paints]
-        preferred = self._preferred(models)
+        preferred = self._preferred(self._models)
         with gr.Accordion("Steps, model, settings from a picture", open=False, elem_id="t-more"):
             self.steps = gr.Slider(
                 1,
@@ -128,13 +135,15 @@ class CreateForm:
                 buttons=[],
             )
             self.model = gr.Dropdown(
-                models or [DEFAULT_MODEL], value=preferred, label="Model", elem_id="t-model"
+                self._models or [DEFAULT_MODEL], value=preferred, label="Model", elem_id="t-model"
             )
+            gr.HTML(html_template='<span class="t-label">Settings from a picture</span>', js_on_load=None)
             self.drop = gr.File(
-                label="Drop a picture of this studio to take its settings",
+                label="A picture of this studio, to take its settings",
+                show_label=False,
                 file_types=[".png", ".jpg", ".webp"],
                 type="filepath",
-                height=96,
+                height=132,
                 elem_id="t-drop",
             )
             self.dropped = gr.HTML(js_on_load=None, apply_default_css=False)
@@ -144,9 +153,3 @@ class CreateForm:
             return self._studio.registry.card(DEFAULT_MODEL).name
         except StudioError:
             return models[0] if models else DEFAULT_MODEL
-
-    def _default_steps(self, model: str) -> int:
-        try:
-            return self._studio.painter.default_steps(self._studio.registry.paintable(model).folder)
-        except StudioError:
-            return _FALLBACK_STEPS

@@ -20,6 +20,12 @@ _UPLOAD_PATHS = ("/gradio_api/upload",)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
+# Gradio's page needs inline and evaluated scripts, so this can't stop injected ones, but it keeps everything
+# that runs here from loading from or sending to another machine
+LOCAL_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'self'"
+)
 
 
 class StudioGuard:
@@ -29,10 +35,12 @@ class StudioGuard:
         app: What comes next.
         hosts: Host names that the studio answers to besides loopback, addresses and this machine's own name;
             one that begins with a dot stands for everything below it.
+        policy: Content-Security-Policy of every answer, "" for none.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str] = (), policy: str = "") -> None:
         self._app = app
+        self._headers = [*_HEADERS, *([(b"content-security-policy", policy.encode())] if policy else [])]
         own_name = socket.gethostname().lower()
         self._hosts = _LOOPBACK_NAMES | {own_name, f"{own_name}.local"} | {host.lower() for host in hosts}
 
@@ -53,7 +61,7 @@ class StudioGuard:
                 await _refuse(send, *_TOO_LARGE)
                 return
             receive = _replay(body, receive)
-        await self._app(scope, receive, _with_headers(send))
+        await self._app(scope, receive, _with_headers(send, self._headers))
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -124,10 +132,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *_HEADERS]
+            message["headers"] = [*message.get("headers", []), *headers]
         await send(message)
 
     return sending

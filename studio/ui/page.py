@@ -16,7 +16,7 @@ from studio.painter import Painter
 from studio.requests import shown
 from studio.settings import REPOSITORY, Settings
 from studio.studio import Studio
-from studio.ui.guard import StudioGuard
+from studio.ui.guard import LOCAL_POLICY, StudioGuard
 from studio.ui.scripts import on_load
 from studio.ui.tab_create import CreateTab
 from studio.ui.theme import TesseraTheme
@@ -55,7 +55,9 @@ def launch_options(studio: Studio) -> dict[str, Any]:
             "conflict", "GRADIO_VIBE_MODE is set: any visitor could run code.", "Unset it, then start again."
         )
     settings = studio.settings
-    guard = Middleware(StudioGuard, hosts=_hosts(settings))
+    # a Space is shown inside a frame of the Hub, which adds scripts of its own
+    policy = "" if settings.on_space else LOCAL_POLICY
+    guard = Middleware(StudioGuard, hosts=_hosts(settings), policy=policy)
     return {
         "theme": TesseraTheme(),
         "head": _head(),
@@ -88,7 +90,10 @@ def serve(settings: Settings, painter: Painter | None = None) -> None:
     with Studio(settings, painter) as studio:
         page = build_page(studio)
         try:
-            page.launch(server_port=free_port(settings), **launch_options(studio))
+            port = free_port(settings)
+            page.launch(server_port=port, quiet=True, prevent_thread_lock=True, **launch_options(studio))
+            print(f"Tessera Studio is at {_address(settings.host, port)} (Ctrl+C stops it)", flush=True)
+            page.block_thread()
         finally:
             page.close()
 
@@ -120,6 +125,12 @@ def free_port(settings: Settings) -> int:
     )
 
 
+def _address(host: str, port: int) -> str:
+    """What to type into a browser of this machine."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
+
+
 def _head() -> str:
     links = "".join(f'<link rel="stylesheet" href="studio/assets/css/{name}.css">' for name in _STYLES)
     return f'<meta name="color-scheme" content="light dark">{links}'
@@ -130,4 +141,4 @@ def _logo() -> str:
 
 
 def _hosts(settings: Settings) -> tuple[str, ...]:
-    return (settings.host, ".hf.space", "huggingface.co") if settings.on_space else (settings.host,)
+    return (settings.host, ".hf.space") if settings.on_space else (settings.host,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,12 @@ class CreateTab:
 
     def _submit(
         self, prompt: Any, width: Any, height: Any, seed: Any, style: Any, steps: Any, model: Any, keep: Any
-    ) -> tuple[Any, ...]:
+    ) -> tuple[dict[str, str], str, Any]:
+        """Submit; what the easel then follows, what the browser remembers, and the seed that is used."""
         chosen = seed if keep else create.new_seed()
         fields = Fields(prompt, width, height, chosen, style, steps, model)
-        return told(lambda: (*self._start(fields), chosen))
-
-    def _start(self, fields: Fields) -> tuple[dict[str, str], str]:
-        """Submit; what the easel then follows, and what the browser remembers."""
-        job_id = self._studio.submit(fields.request())
-        return {"follow": job_id}, job_id
+        job_id = told(lambda: self._studio.submit(fields.request()))
+        return {"follow": job_id}, job_id, chosen
 
     def _restore_file(self, path: str | None) -> tuple[Any, ...]:
         nothing = [gr.skip()] * len(self._form.fillable)
@@ -111,21 +109,17 @@ class CreateTab:
         said = create.note_html(
             "Prompt, size, style, seed, steps and model were taken from the picture.", "good"
         )
-        return *self._form.values_of(recipe.request, recipe.steps), said
+        return *self._form.values_of(recipe), said
 
     def _restore_picture(self, event: gr.EventData) -> tuple[Any, ...]:
         recipe = told(lambda: self._recipe_of(event))
-        return self._form.values_of(recipe.request, recipe.steps)
+        return self._form.values_of(recipe)
 
     def _paint_again(self, event: gr.EventData) -> tuple[Any, ...]:
         recipe = told(lambda: self._recipe_of(event))
-        seed = create.new_seed()
-        request = recipe.request
-        fields = Fields(
-            request.prompt, request.width, request.height, seed, request.style, recipe.steps, request.model
-        )
-        started = told(lambda: self._start(fields))
-        return *started, *self._form.values_of(fields.request(), recipe.steps)
+        request = replace(recipe.request, seed=create.new_seed(), steps=recipe.steps)
+        job_id = told(lambda: self._studio.submit(request))
+        return {"follow": job_id}, job_id, *self._form.values_of(replace(recipe, request=request))
 
     def _recipe_of(self, event: gr.EventData) -> Recipe:
         return self._studio.gallery.get(str(getattr(event, "id", ""))).recipe

@@ -112,6 +112,9 @@ def watch(window: Window, page: Any, url: str) -> None:
         "request",
         lambda request: None if request.url.startswith(local) else window.foreign.append(request.url),
     )
+    page.on(
+        "console", lambda message: window.faults.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: window.faults.append(str(error)))
 
 

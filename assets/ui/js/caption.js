@@ -79,7 +79,7 @@ function cost(picture) {
   const pair = (name, value, mark) => h("div", {}, h("dt", {}, mark || null, name), h("dd", {}, value));
   const rows = entries.map(([phase, value], place) => pair(phaseName(phase), duration(value), h("i", { class: hue(place) })));
   const facts = [
-    ["Memory", bytes(picture.memory_bytes)],
+    ["Memory (forecast)", bytes(picture.memory_bytes)],
     ["Attention", picture.backend],
     ["Device", [picture.device, picture.dtype].filter(Boolean).join(", ")],
     ["Model", picture.model],
@@ -88,7 +88,7 @@ function cost(picture) {
   return h(
     "details",
     { class: "t-cost" },
-    h("summary", {}, "What this cost", h("span", {}, [duration(sum), bytes(picture.memory_bytes)].filter(Boolean).join(" \u00B7 "))),
+    h("summary", {}, "What this cost", h("span", {}, duration(sum))),
     bar,
     h("dl", {}, rows, facts.filter(([, value]) => value).map(([name, value]) => pair(name, value))),
   );

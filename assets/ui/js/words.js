@@ -19,10 +19,12 @@ export function remaining(seconds) {
   return `about ${rounded < 60 ? `${rounded} s` : duration(rounded)} left`;
 }
 
-/** 640 MB, 2.3 GB (powers of ten). */
+/** 84 KB, 6.4 MB, 640 MB, 2.3 GB (powers of ten). */
 export function bytes(count) {
   if (!Number.isFinite(count) || count <= 0) return "";
-  return count < 1e9 ? `${Math.max(1, Math.round(count / 1e6))} MB` : `${(count / 1e9).toFixed(1)} GB`;
+  if (count < 1e6) return `${Math.max(1, Math.round(count / 1e3))} KB`;
+  if (count < 1e9) return `${(count / 1e6).toFixed(count < 1e7 ? 1 : 0)} MB`;
+  return `${(count / 1e9).toFixed(1)} GB`;
 }
 
 /** 1024 × 576 */

@@ -214,6 +214,7 @@ def test_every_answer_forbids_guessing_its_type(served):
     for path in ("/", "/healthz", "/studio/assets/css/tokens.css", "/config"):
         headers = served.http.get(path).headers
         assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "same-origin"
+        assert "default-src 'self'" in headers["content-security-policy"]
 
 
 def test_gradios_own_side_doors_are_shut(served):

@@ -113,8 +113,17 @@ def test_another_seed_of_a_picture_keeps_everything_else(tab, studio):
     finished(studio, job)
     order, again, *_ = tab._paint_again(SimpleNamespace(id=job))
     assert order == {"follow": again} and again != job
-    first, second = studio.gallery.get(job).recipe.request, finished(studio, again).request
-    assert replace(second, seed=5) == first and second.seed != 5
+    first, second = studio.watch(job).request, finished(studio, again).request
+    assert replace(second, seed=5, model=first.model) == first and second.seed != 5
+
+
+def test_a_recipe_of_another_studio_fills_what_can_be_filled(tab, studio):
+    job = tab._submit("a red ball", 256, 256, 5, "Night", 4, "storybook", True)[1]
+    finished(studio, job)
+    recipe = studio.gallery.get(job).recipe
+    foreign = replace(recipe, request=replace(recipe.request, style="Elsewhere", model="unknown"))
+    prompt, *_, style, _, model, _, _, _, _ = tab._form.values_of(foreign)
+    assert prompt == recipe.prompt != recipe.request.prompt and style == "None" and model == gr.skip()
 
 
 def test_a_picture_that_is_gone_is_one_sentence(tab):
@@ -136,6 +145,12 @@ def test_the_launch_leaves_nothing_open(studio):
     for name in ("enable_monitoring", "run_history", "share", "mcp_server", "show_error", "ssr_mode"):
         assert options[name] is False, name
     assert options["strict_cors"] is True and options["footer_links"] == []
+
+
+def test_a_space_may_be_framed_and_answers_to_its_own_name(space_studio, studio):
+    (here,), (there,) = (launch_options(each)["app_kwargs"]["middleware"] for each in (studio, space_studio))
+    assert "frame-ancestors" in here.kwargs["policy"] and there.kwargs["policy"] == ""
+    assert ".hf.space" in there.kwargs["hosts"] and ".hf.space" not in here.kwargs["hosts"]
 
 
 def test_vibe_mode_is_refused(studio, monkeypatch):
