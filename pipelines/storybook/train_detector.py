@@ -42,8 +42,9 @@ from pipelines.storybook.scene import SceneMix, SceneObject
 from pipelines.storybook.train_vae import reconstruct
 from pipelines.storybook.verify import Share
 from pipelines.storybook.vocabulary import COLOURS, KINDS, PATTERNS, PLACES
+from pipelines.training.command import recipe_parser, run_recipe
 from pipelines.training.group_norm import use_quick_group_norm
-from pipelines.training.loop import LoopConfig, Run, runtime_device
+from pipelines.training.loop import LoopConfig, Task, runtime_device
 
 CLASSES: dict[str, type[StorybookEyes] | type[StorybookJudge]] = {
     "eyes": StorybookEyes,
@@ -57,7 +58,7 @@ ADAMW_NAMES = ("stem", "head.cells", "head.place", "position")
 def eyes_recipe() -> LoopConfig:
     """About 25 minutes on one AMX core, two minutes on a GPU with a few cores that draw."""
     return LoopConfig(
-        samples=96_000, batch=((0, 16), (32_000, 32)), lr=1.5e-3, muon_lr=2e-3, warmup=100, decay_from=0.4,
+        samples=96_000, batch=((0, 16), (9_600, 32)), lr=1.5e-3, muon_lr=2e-3, warmup=100, decay_from=0.4,
         ema_decay=0.998, seed=SEEDS["eyes"], adamw_names=ADAMW_NAMES, evaluate_every_s=240,
     )  # fmt: skip
 
@@ -65,7 +66,7 @@ def eyes_recipe() -> LoopConfig:
 def judge_recipe() -> LoopConfig:
     """About 25 minutes on one AMX core, two minutes on a GPU with a few cores that draw."""
     return LoopConfig(
-        samples=96_000, batch=((0, 16), (32_000, 32)), lr=1.5e-3, muon_lr=2e-3, warmup=200, decay_from=0.4,
+        samples=96_000, batch=((0, 16), (9_600, 32)), lr=1.5e-3, muon_lr=2e-3, warmup=200, decay_from=0.4,
         ema_decay=0.998, seed=SEEDS["judge"], adamw_names=ADAMW_NAMES, evaluate_every_s=240,
     )  # fmt: skip
 
@@ -293,6 +294,7 @@ def save_sheet(
 def full_report(model: Detector, vae_folder: Path | None, scenes: int = 600) -> dict[str, dict[str, object]]:
     """A release's figures: drawings at three sizes, wide and high ones, damaged ones, reconstructions."""
     report: dict[str, dict[str, object]] = {}
+    vae = load_autoencoder(vae_folder) if vae_folder else None
 
     def note(
         name: str, held_out: bool, drawings: list[Drawing], pictures: Sequence[Image.Image] | torch.Tensor
@@ -310,8 +312,8 @@ def full_report(model: Detector, vae_folder: Path | None, scenes: int = 600) -> 
         plain = held_drawings(held_out, scenes)
         x = to_tensor([drawing.pixels for drawing in plain])
         note("damaged_128", held_out, plain, damage(x, torch.Generator().manual_seed(EVALUATION_SEED)))
-        if vae_folder:
-            note("reconstructions_128", held_out, plain, reconstruct(load_autoencoder(vae_folder), x))
+        if vae is not None:
+            note("reconstructions_128", held_out, plain, reconstruct(vae, x))
     return report
 
 
@@ -323,23 +325,23 @@ def release(name: str, state: Path, folder: Path) -> Detector:
     return CLASSES[name].from_pretrained(folder).eval()
 
 
+def _detector(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    return DetectorTask(options.recipe, options.vae), RECIPES[options.recipe]()
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.storybook.train_detector", description=__doc__)
-    parser.add_argument("name", choices=sorted(CLASSES))
-    parser.add_argument("--state", type=Path, required=True, help="folder of checkpoints and logs")
-    parser.add_argument("--vae", type=Path, help="autoencoder whose reconstructions are mixed in")
-    parser.add_argument("--minutes", type=float, help="length of this slice; the run resumes next time")
+    table = dict.fromkeys(CLASSES, _detector)
+    parser = recipe_parser("pipelines.storybook.train_detector", __doc__, table)
+    parser.add_argument("--vae", type=Path, help="autoencoder whose reconstructions are mixed in or measured")
     parser.add_argument("--release", type=Path, help="don't train: write the weights here and measure them")
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    if options.release:
-        report = full_report(release(options.name, options.state, options.release), options.vae)
-        (options.state / "report.json").write_text(json.dumps(report, indent=1))
-        print(json.dumps(report, indent=1))
+    if not options.release:
+        run_recipe(table, options)
         return
-    task = DetectorTask(options.name, options.vae)
-    Run(task, RECIPES[options.name](), options.state).train(options.minutes)
+    torch.set_num_threads(options.threads)
+    report = full_report(release(options.recipe, options.state, options.release), options.vae)
+    (options.state / "report.json").write_text(json.dumps(report, indent=1))
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":
