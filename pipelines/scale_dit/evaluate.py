@@ -65,10 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=200, help="prompts of each part, seen and held out")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args(arguments)
-    from pipelines.loading import load_pipeline
+    from pipelines.runtime import choose_runtime
+    from pipelines.scale_dit.pipeline_scale_dit import ScaleDiTPipeline
     from pipelines.storybook.detector import StorybookJudge
 
-    pipeline = load_pipeline(options.folder)
+    runtime = choose_runtime()
+    pipeline = ScaleDiTPipeline.from_pretrained(options.folder, dtype=getattr(torch, runtime.dtype))
+    pipeline.to(runtime.device).set_progress_bar_config(disable=True)
     judge = StorybookJudge.from_pretrained(options.judge).eval()
     table = {
         part: evaluate_one_object(pipeline, judge, options.n, held_out)
@@ -79,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             low, high = share.interval
             print(f"{part:9} {name:24} {share.value:6.1%}  n={options.n}  95 % [{low:.1%}, {high:.1%}]")
     if options.out:
-        figures = {part: {name: share.as_dict() for name, share in shares.items()} for part, shares in table.items()}
+        figures = {
+            part: {name: share.as_dict() for name, share in shares.items()} for part, shares in table.items()
+        }
         options.out.write_text(json.dumps(figures, indent=2) + "\n")
 
 
