@@ -1,4 +1,4 @@
-"""The manifest of embedded weights: what each model is, how it was made, what it measured, and whether it is whole."""
+"""The manifest of embedded weights: what each model is, how it was made and measured, whether it is whole."""
 
 import hashlib
 import json

@@ -24,7 +24,7 @@ _speed = FIRST_SPEED
 
 @dataclass(frozen=True)
 class Forecast:
-    """`seconds` and `memory_bytes` of a picture, its stages as (width, height), and whether it fits in memory."""
+    """`seconds` and `memory_bytes` of a picture, its stages as (width, height), whether it fits in memory."""
 
     seconds: float
     memory_bytes: int
@@ -64,7 +64,7 @@ def model_facts(folder: Path) -> tuple[int, int, int]:
 
 
 def count_work(folder: Path, width: int, height: int, steps: int) -> tuple[tuple[Stage, ...], Work]:
-    """Stages and their work. The first stage runs twice a step (guidance); each further one encodes its guide once."""
+    """Stages and their work: the first runs twice a step (guidance), others encode their guide once."""
     base, channels, per_token = model_facts(folder)
     stages = plan_stages(height, width, base)
     flop = []

@@ -1,4 +1,4 @@
-"""The studio's door to painting: plain values in, a PIL picture out; progress, previews and stopping between steps."""
+"""The studio's door to painting: plain values in, a PIL picture out; progress, previews, stops."""
 
 from __future__ import annotations
 
@@ -27,7 +27,17 @@ if TYPE_CHECKING:
 PREVIEW_EVERY_S = 0.3
 PREVIEW_LATENTS = 32  # longest side of what a preview decodes, in latents
 
-__all__ = ["Cancelled", "Forecast", "Painting", "Progress", "check_size", "default_steps", "forecast", "load_model", "paint"]  # fmt: skip
+__all__ = [
+    "Cancelled",
+    "Forecast",
+    "Painting",
+    "Progress",
+    "check_size",
+    "default_steps",
+    "forecast",
+    "load_model",
+    "paint",
+]
 
 
 class Cancelled(Exception):

@@ -36,9 +36,9 @@ def size_problem(height: int, width: int) -> str | None:
 def plan_stages(height: int, width: int, base: int) -> tuple[Stage, ...]:
     """Sizes of all stages, smallest first, the last one being the picture's.
 
-    The first stage has the picture's aspect ratio at about `base * base` pixels. Each further stage enlarges by at
-    most 4 per side: fours first, then what is left; when what is left is under 2, it is shared evenly with the step
-    before it (two steps of 2.4 rather than 4 and 1.4).
+    The first stage has the picture's aspect ratio at about `base * base` pixels. Each further stage enlarges
+    by at most 4 per side: fours first, then what is left; when what is left is under 2, it is shared evenly
+    with the step before it (two steps of 2.4 rather than 4 and 1.4).
 
     Args:
         height, width: multiples of 16, at least 64 px.

@@ -1,8 +1,9 @@
 """Recipe of `storybook-flux`: rectified flow on whole drawings and on guided crops of large ones.
 
-Most batches are whole 128 px drawings with their captions. One in six holds crops of 256-4096 px drawings
-at their true token positions, with the part of the small drawing around them as clean guide tokens: one network
-learns the first stage and the step of Scale-DiT. Text padding is random and unmasked, as stock pipelines feed it.
+Most batches are whole 128 px drawings with their captions. One in six holds crops of 256-4096 px drawings at
+their true token positions, with the part of the small drawing around them as clean guide tokens: one network
+learns the first stage and the step of Scale-DiT. Text padding is random and unmasked, as stock pipelines feed
+it.
 """
 
 from pathlib import Path
@@ -43,11 +44,19 @@ FLUX_CONFIG = {
 DROPOUT = 0.1
 GUIDED_EVERY = 6  # one batch in so many holds guided crops
 SHEET_PROMPTS = (
-    "a red ball in a meadow", "a blue car on a beach", "a yellow star under a night sky", "a purple house in a room",
-    "an orange cat in a snowy field", "a green cup in a desert", "a red apple and a blue book in a room",
-    "a large white boat on a beach", "a blue umbrella to the left of a red chair in a meadow",
-    "an orange fish above a purple mushroom in a desert", "a red tree in a snowy field", "three yellow balls in a room",
-)  # fmt: skip
+    "a red ball in a meadow",
+    "a blue car on a beach",
+    "a yellow star under a night sky",
+    "a purple house in a room",
+    "an orange cat in a snowy field",
+    "a green cup in a desert",
+    "a red apple and a blue book in a room",
+    "a large white boat on a beach",
+    "a blue umbrella to the left of a red chair in a meadow",
+    "an orange fish above a purple mushroom in a desert",
+    "a red tree in a snowy field",
+    "three yellow balls in a room",
+)
 
 
 def flux_recipe() -> LoopConfig:

@@ -1,8 +1,8 @@
-"""Scale-DiT's forward pass over a stock `FluxTransformer2DModel`: text, high-res tokens and a clean low-res guide.
+"""Scale-DiT's forward pass over a stock `FluxTransformer2DModel`: text, high-res tokens, clean low-res guide.
 
-The guide sees only itself and is modulated at time 0, so it is the same in every denoising step: it is encoded once
-(`encode_guide`) and enters the other tokens' attention as keys and values. Weights and module names are diffusers';
-without a guide and with dense attention the result equals the stock forward.
+The guide sees only itself and is modulated at time 0, so it is the same in every denoising step: it is
+encoded once (`encode_guide`) and enters the other tokens' attention as keys and values. Weights and module
+names are diffusers'; without a guide and with dense attention the result equals the stock forward.
 """
 
 # Shape letters: B batch, T text tokens, N image tokens, G guide tokens, H heads, D head dim, C channels.

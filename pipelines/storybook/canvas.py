@@ -1,4 +1,4 @@
-"""Anti-aliased vector canvas for any crop of a drawing, and the procedural marks that appear when one looks closer.
+"""Anti-aliased vector canvas for any crop of a drawing, and marks that show when one looks closer.
 
 Everything is given in scene units (see `scene.py`); a canvas knows which pixels of the full drawing it holds.
 """
@@ -118,7 +118,12 @@ class Canvas:
     def _place(self, points: Points, margin: float = 1.0) -> list[float] | None:
         placed = points * self.scale - (self.left, self.top)
         low, high = placed.min(0), placed.max(0)
-        if high[0] < -margin or high[1] < -margin or low[0] > self.width + margin or low[1] > self.height + margin:
+        if (
+            high[0] < -margin
+            or high[1] < -margin
+            or low[0] > self.width + margin
+            or low[1] > self.height + margin
+        ):
             return None
         return placed.ravel().tolist()
 
@@ -126,7 +131,9 @@ class Canvas:
         if len(points) > 2 and (placed := self._place(points)):
             self._draw.polygon(placed, None, aggdraw.Brush(colour, round(255 * alpha)))
 
-    def line(self, points: Points, colour: RGB, width: float, alpha: float = 1.0, closed: bool = False) -> None:
+    def line(
+        self, points: Points, colour: RGB, width: float, alpha: float = 1.0, closed: bool = False
+    ) -> None:
         """A stroke of `width` scene units; below 0.7 px it fades instead of getting thinner."""
         pixels = width * self.scale
         alpha *= min(1.0, pixels / 0.7)
@@ -168,7 +175,12 @@ class Canvas:
         grid_y, grid_x = (part.ravel() for part in np.meshgrid(rows, columns, indexing="ij"))
         numbers = hashed(grid_x, grid_y, seed, 6)
         points = np.stack([(grid_x + numbers[4]) * cell, (grid_y + numbers[5]) * cell], axis=1)
-        keep = (points[:, 0] >= box[0]) & (points[:, 0] <= box[2]) & (points[:, 1] >= box[1]) & (points[:, 1] <= box[3])
+        keep = (
+            (points[:, 0] >= box[0])
+            & (points[:, 0] <= box[2])
+            & (points[:, 1] >= box[1])
+            & (points[:, 1] <= box[3])
+        )
         if polygon is not None:
             keep &= inside(points, polygon)
         for (x, y), row in zip(points[keep], numbers.T[keep], strict=True):

@@ -43,8 +43,10 @@ class _Writer:
         self.text += words
         return self
 
-    def noun(self, item: SceneObject, index: int, *, full: bool, article: str = "a ", plural: bool = False) -> "_Writer":
-        """Article, adjectives and kind; `full` also names size and pattern where they aren't the common ones."""
+    def noun(
+        self, item: SceneObject, index: int, *, full: bool, article: str = "a ", plural: bool = False
+    ) -> "_Writer":
+        """Article, adjectives and kind; `full` also names a size and pattern that aren't the common ones."""
         words = []
         if full and item.size != "medium":
             words.append(item.size)
@@ -145,7 +147,9 @@ def long_caption(scene: Scene, rng: Random) -> Caption:
             writer.add(sentence)
     for first in order:
         for second in order:
-            relation = relation_between(scene.objects[first], scene.objects[second]) if first != second else None
+            relation = (
+                relation_between(scene.objects[first], scene.objects[second]) if first != second else None
+            )
             if relation and rng.random() < 0.5:
                 writer.add(" ").noun(scene.objects[first], first, full=False, article="The ")
                 writer.add(f" is {_RELATION_PHRASES[relation][0]} ")

@@ -55,7 +55,9 @@ class Figure:
     def fill(self, points: Points, colour: RGB, alpha: float = 1.0) -> None:
         self.canvas.polygon(self.to_scene(points), colour, alpha)
 
-    def stroke(self, points: Points, colour: RGB, width: float, alpha: float = 1.0, closed: bool = False) -> None:
+    def stroke(
+        self, points: Points, colour: RGB, width: float, alpha: float = 1.0, closed: bool = False
+    ) -> None:
         self.canvas.line(self.to_scene(points), colour, width * self.item.scale, alpha, closed)
 
     def part(self, points: Points, colour: RGB) -> None:
@@ -114,46 +116,66 @@ class Figure:
             self.canvas.scatter(box, size, self.item.seed + round(1 / level), mark, polygon=core)
 
 
-Mark = Callable[[Canvas, float, float, float, NDArray[np.float64], tuple[RGB, RGB], float], None]
+Tones = tuple[RGB, RGB]
+Mark = Callable[[Canvas, float, float, float, NDArray[np.float64], Tones, float], None]
 
 
-def _fur(canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: tuple[RGB, RGB], alpha: float) -> None:  # fmt: skip
+def _fur(
+    canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: Tones, alpha: float
+) -> None:
     lean = (numbers[0] - 0.5) * 0.7 * size
-    curve = np.array([(x, y), (x + lean * 0.4, y + 0.4 * size), (x + lean, y + size * (0.6 + 0.5 * numbers[1]))])
+    curve = np.array(
+        [(x, y), (x + lean * 0.4, y + 0.4 * size), (x + lean, y + size * (0.6 + 0.5 * numbers[1]))]
+    )
     canvas.line(curve, tones[int(numbers[2] < 0.45)], 0.09 * size, 0.6 * alpha)
 
 
-def _brick(canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: tuple[RGB, RGB], alpha: float) -> None:  # fmt: skip
+def _brick(
+    canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: Tones, alpha: float
+) -> None:
     column, row = math.floor(x / size), math.floor(y / size)
     left, top = (column + 0.5 * (row % 2)) * size, row * size
-    half = np.array([(left, top), (left + 0.92 * size, top), (left + 0.92 * size, top + 0.82 * size), (left, top + 0.82 * size)])  # fmt: skip
-    canvas.polygon(half, mix_rgb(tones[0], tones[1], 0.25 + 0.7 * numbers[0]), 0.45 * alpha)
+    right, bottom = left + 0.92 * size, top + 0.82 * size
+    face = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    canvas.polygon(face, mix_rgb(tones[0], tones[1], 0.25 + 0.7 * numbers[0]), 0.45 * alpha)
 
 
-def _grain(canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: tuple[RGB, RGB], alpha: float) -> None:  # fmt: skip
+def _grain(
+    canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: Tones, alpha: float
+) -> None:
     half = size * (0.5 + 0.6 * numbers[0])
     curve = np.array([(x - half, y), (x, y + (numbers[1] - 0.5) * 0.25 * size), (x + half, y)])
     canvas.line(curve, tones[int(numbers[2] < 0.4)], 0.07 * size, 0.6 * alpha)
 
 
-def _scales(canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: tuple[RGB, RGB], alpha: float) -> None:  # fmt: skip
+def _scales(
+    canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: Tones, alpha: float
+) -> None:
     angle = np.linspace(-1.3, 1.3, 7)
     arc = np.stack([x + 0.5 * size * np.cos(angle), y + 0.5 * size * np.sin(angle)], axis=1)
     canvas.line(arc, tones[int(numbers[0] < 0.35)], 0.08 * size, 0.65 * alpha)
 
 
-def _knit(canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: tuple[RGB, RGB], alpha: float) -> None:  # fmt: skip
+def _knit(
+    canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: Tones, alpha: float
+) -> None:
     x, y = (math.floor(x / size) + 0.5) * size, (math.floor(y / size) + 0.5) * size
-    vee = np.array([(x - 0.42 * size, y - 0.4 * size), (x, y + 0.35 * size), (x + 0.42 * size, y - 0.4 * size)])
+    vee = np.array(
+        [(x - 0.42 * size, y - 0.4 * size), (x, y + 0.35 * size), (x + 0.42 * size, y - 0.4 * size)]
+    )
     canvas.line(vee, tones[int(numbers[0] < 0.3)], 0.13 * size, 0.6 * alpha)
 
 
-def _speckle(canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: tuple[RGB, RGB], alpha: float) -> None:  # fmt: skip
+def _speckle(
+    canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: Tones, alpha: float
+) -> None:
     radius = size * (0.06 + 0.13 * numbers[0])
     canvas.polygon(ellipse(x, y, radius, radius * 0.8, count=9), tones[int(numbers[1] < 0.55)], 0.6 * alpha)
 
 
-def _leaves(canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: tuple[RGB, RGB], alpha: float) -> None:  # fmt: skip
+def _leaves(
+    canvas: Canvas, x: float, y: float, size: float, numbers: NDArray, tones: Tones, alpha: float
+) -> None:
     leaf = ellipse(x, y, 0.5 * size, 0.24 * size, numbers[0] * math.pi, 10)
     canvas.polygon(leaf, mix_rgb(tones[0], tones[1], numbers[1]), 0.6 * alpha)
 
@@ -209,7 +231,9 @@ def _bird(f: Figure) -> None:
     for x in (-0.05, 0.18):
         f.stroke(_poly((x, 0.4), (x, 0.76)), BEAK, 0.06)
     f.body(_poly((-0.55, 0.0), (-1.0, -0.28), (-0.9, 0.1), (-1.0, 0.28), (-0.5, 0.24)), pattern=False)
-    f.body(f.curve([(-0.62, 0.08), (-0.2, -0.34), (0.3, -0.34), (0.58, 0.0), (0.36, 0.44), (-0.16, 0.5)]), "fur")
+    f.body(
+        f.curve([(-0.62, 0.08), (-0.2, -0.34), (0.3, -0.34), (0.58, 0.0), (0.36, 0.44), (-0.16, 0.5)]), "fur"
+    )
     f.body(f.round(0.48, -0.38, 0.36, 0.34), "fur", pattern=False)
     f.part(_poly((0.78, -0.44), (1.0, -0.3), (0.76, -0.24)), BEAK)
     f.part(f.curve([(-0.34, 0.0), (0.1, -0.16), (0.24, 0.1), (-0.1, 0.28), (-0.52, 0.22)]), f.light)
@@ -239,7 +263,9 @@ def _book(f: Figure) -> None:
 
 
 def _car(f: Figure) -> None:
-    cabin = f.curve([(-0.62, -0.08), (-0.46, -0.52), (-0.2, -0.62), (0.24, -0.62), (0.46, -0.5), (0.66, -0.08)])
+    cabin = f.curve(
+        [(-0.62, -0.08), (-0.46, -0.52), (-0.2, -0.62), (0.24, -0.62), (0.46, -0.5), (0.66, -0.08)]
+    )
     f.body(cabin, pattern=False)
     f.part(_poly((-0.46, -0.14), (-0.34, -0.48), (-0.04, -0.5), (-0.04, -0.14)), GLASS)
     f.part(_poly((0.08, -0.14), (0.08, -0.5), (0.32, -0.46), (0.48, -0.14)), GLASS)
@@ -253,10 +279,19 @@ def _car(f: Figure) -> None:
 
 def _cat(f: Figure) -> None:
     side = 1
-    f.stroke(f.curve([(0.36 * side, 0.84), (0.66, 0.7), (0.72, 0.32), (0.6, 0.1)], closed=False), f.outline, 0.24)
-    f.stroke(f.curve([(0.36 * side, 0.84), (0.66, 0.7), (0.72, 0.32), (0.6, 0.1)], closed=False), f.colour, 0.16)
-    f.body(f.curve([(0, -0.16), (0.36, 0.1), (0.52, 0.62), (0.4, 0.96), (-0.4, 0.96), (-0.52, 0.62), (-0.36, 0.1)]), "fur")
-    for x in (-1, 1):
+    f.stroke(
+        f.curve([(0.36 * side, 0.84), (0.66, 0.7), (0.72, 0.32), (0.6, 0.1)], closed=False), f.outline, 0.24
+    )
+    f.stroke(
+        f.curve([(0.36 * side, 0.84), (0.66, 0.7), (0.72, 0.32), (0.6, 0.1)], closed=False), f.colour, 0.16
+    )
+    f.body(
+        f.curve(
+            [(0, -0.16), (0.36, 0.1), (0.52, 0.62), (0.4, 0.96), (-0.4, 0.96), (-0.52, 0.62), (-0.36, 0.1)]
+        ),
+        "fur",
+    )
+    for x in (-1.0, 1.0):
         f.body(_poly((0.52 * x, -0.56), (0.5 * x, -0.99), (0.14 * x, -0.78)), pattern=False)
         f.fill(_poly((0.46 * x, -0.66), (0.45 * x, -0.88), (0.25 * x, -0.76)), (240, 170, 170))
     f.body(f.round(0, -0.4, 0.56, 0.46), "fur", pattern=False)
@@ -283,7 +318,12 @@ def _chair(f: Figure) -> None:
 def _cup(f: Figure) -> None:
     f.stroke(f.curve([(0.44, -0.34), (0.84, -0.3), (0.8, 0.14), (0.4, 0.3)], closed=False), f.outline, 0.2)
     f.stroke(f.curve([(0.44, -0.34), (0.84, -0.3), (0.8, 0.14), (0.4, 0.3)], closed=False), f.colour, 0.12)
-    f.body(f.curve([(-0.58, -0.5), (-0.54, 0.1), (-0.38, 0.54), (0, 0.62), (0.38, 0.54), (0.54, 0.1), (0.58, -0.5)]), "speckle")
+    f.body(
+        f.curve(
+            [(-0.58, -0.5), (-0.54, 0.1), (-0.38, 0.54), (0, 0.62), (0.38, 0.54), (0.54, 0.1), (0.58, -0.5)]
+        ),
+        "speckle",
+    )
     f.part(f.round(0, -0.5, 0.58, 0.17), f.light)
     f.fill(f.round(0, -0.48, 0.46, 0.11), (122, 76, 48))
     f.part(f.round(0, 0.66, 0.72, 0.12), f.light)
@@ -292,8 +332,11 @@ def _cup(f: Figure) -> None:
 def _fish(f: Figure) -> None:
     f.body(f.curve([(-0.5, 0), (-0.98, -0.42), (-0.9, 0.0), (-0.98, 0.42)]), pattern=False)
     f.body(f.curve([(-0.2, -0.36), (0.14, -0.64), (0.42, -0.36)]), pattern=False)
-    f.body(f.curve([(-0.64, 0.0), (-0.2, -0.42), (0.4, -0.46), (0.86, -0.2), (1.02, 0.06), (0.84, 0.28), (0.36, 0.46),
-                    (-0.22, 0.4)]), "scales")  # fmt: skip
+    outline = [
+        (-0.64, 0.0), (-0.2, -0.42), (0.4, -0.46), (0.86, -0.2), (1.02, 0.06), (0.84, 0.28), (0.36, 0.46),
+        (-0.22, 0.4),
+    ]  # fmt: skip
+    f.body(f.curve(outline), "scales")
     f.part(f.curve([(0.1, 0.04), (-0.22, 0.06), (-0.3, 0.3), (0.04, 0.26)]), f.light)
     f.fill(f.round(0.64, -0.1, 0.13, 0.13), (252, 252, 252))
     f.fill(f.round(0.67, -0.09, 0.07, 0.08), INK)
@@ -331,10 +374,18 @@ def _house(f: Figure) -> None:
 
 
 def _mushroom(f: Figure) -> None:
-    f.part(f.curve([(-0.24, 0.0), (0.24, 0.0), (0.26, 0.5), (0.34, 0.86), (0, 0.9), (-0.34, 0.86), (-0.26, 0.5)]), CREAM)
+    f.part(
+        f.curve(
+            [(-0.24, 0.0), (0.24, 0.0), (0.26, 0.5), (0.34, 0.86), (0, 0.9), (-0.34, 0.86), (-0.26, 0.5)]
+        ),
+        CREAM,
+    )
     f.part(f.round(0, 0.06, 0.6, 0.14), mix_rgb(CREAM, BROWN, 0.3))
-    f.body(f.curve([(-0.86, 0.06), (-0.74, -0.46), (-0.32, -0.82), (0.32, -0.82), (0.74, -0.46), (0.86, 0.06), (0.4, 0.14),
-                    (-0.4, 0.14)]), "speckle")  # fmt: skip
+    cap = [
+        (-0.86, 0.06), (-0.74, -0.46), (-0.32, -0.82), (0.32, -0.82), (0.74, -0.46), (0.86, 0.06),
+        (0.4, 0.14), (-0.4, 0.14),
+    ]  # fmt: skip
+    f.body(f.curve(cap), "speckle")
     f.fill(f.round(-0.36, -0.5, 0.16, 0.09, -0.6), f.light, 0.9)
 
 
@@ -349,13 +400,18 @@ def _star(f: Figure) -> None:
 
 
 def _tree(f: Figure) -> None:
-    trunk = f.curve([(-0.13, 0.1), (0.13, 0.1), (0.14, 0.6), (0.28, 1.0), (0, 0.96), (-0.28, 1.0), (-0.14, 0.6)])
+    trunk = f.curve(
+        [(-0.13, 0.1), (0.13, 0.1), (0.14, 0.6), (0.28, 1.0), (0, 0.96), (-0.28, 1.0), (-0.14, 0.6)]
+    )
     f.part(trunk, BROWN)
     f.stroke(_poly((-0.03, 0.3), (-0.05, 0.9)), mix_rgb(BROWN, INK, 0.4), 0.025)
     f.stroke(_poly((0.05, 0.4), (0.08, 0.86)), mix_rgb(BROWN, INK, 0.4), 0.025)
     wide = f.rng.uniform(0.66, 0.78)
-    f.body(f.curve([(-0.3, 0.26), (-wide, 0.06), (-0.7, -0.4), (-0.42, -0.66), (-0.2, -0.98), (0.22, -0.98), (0.44, -0.64),
-                    (0.7, -0.38), (wide, 0.08), (0.3, 0.28)]), "leaves")  # fmt: skip
+    crown = [
+        (-0.3, 0.26), (-wide, 0.06), (-0.7, -0.4), (-0.42, -0.66), (-0.2, -0.98), (0.22, -0.98),
+        (0.44, -0.64), (0.7, -0.38), (wide, 0.08), (0.3, 0.28),
+    ]  # fmt: skip
+    f.body(f.curve(crown), "leaves")
 
 
 def _umbrella(f: Figure) -> None:

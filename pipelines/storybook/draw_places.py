@@ -20,8 +20,8 @@ _GRADIENTS: dict[str, tuple[RGB, RGB, RGB, RGB]] = {
 }
 
 
-def background(scene: Scene, rows: NDArray[np.float64], width: int) -> NDArray[np.uint8]:
-    """Vertical gradients of sky and ground: `[len(rows), width, 3]` uint8; `rows` are heights in scene units."""
+def background(scene: Scene, rows: NDArray[np.floating], width: int) -> NDArray[np.uint8]:
+    """Gradients of sky and ground: `[len(rows), width, 3]` uint8; `rows` are heights in scene units."""
     colours = np.asarray(_GRADIENTS[scene.place], dtype=np.float64)
     horizon = scene.horizon * scene.height
     sky = np.clip(rows / horizon, 0, 1)[:, None]
@@ -61,7 +61,14 @@ def _meadow(canvas: Canvas, scene: Scene, rng: Random) -> None:
     sun_x = rng.uniform(0.1, 0.9) * scene.width
     canvas.polygon(ellipse(sun_x, horizon * rng.uniform(0.18, 0.4), 0.06, 0.06), (255, 236, 150))
     for _ in range(rng.randint(1, 2)):
-        _cloud(canvas, rng.uniform(0.1, 0.9) * scene.width, horizon * rng.uniform(0.15, 0.6), 0.09, (250, 252, 253), rng)
+        _cloud(
+            canvas,
+            rng.uniform(0.1, 0.9) * scene.width,
+            horizon * rng.uniform(0.15, 0.6),
+            0.09,
+            (250, 252, 253),
+            rng,
+        )
     canvas.polygon(_hill(scene, rng, horizon + 0.01, 0.09, 3), (158, 202, 128))
     canvas.polygon(_hill(scene, rng, horizon + 0.03, 0.04, 4), (172, 212, 102))
     for cell, length in ((0.045, 0.03), (0.016, 0.014), (0.006, 0.006)):
@@ -105,7 +112,9 @@ def _grains(canvas: Canvas, scene: Scene, dark: RGB, light: RGB, top: float) -> 
         canvas.scatter((0.0, top, scene.width, scene.height), cell, scene.seed + round(1 / cell), grain)
 
 
-def _ripples(canvas: Canvas, box: tuple[float, float, float, float], cell: float, colour: RGB, seed: int) -> None:
+def _ripples(
+    canvas: Canvas, box: tuple[float, float, float, float], cell: float, colour: RGB, seed: int
+) -> None:
     def ripple(x: float, y: float, numbers: NDArray, alpha: float) -> None:
         half = cell * (0.3 + 0.4 * numbers[0])
         bow = cell * 0.12 * (numbers[1] + 0.3)
@@ -119,13 +128,24 @@ def _beach(canvas: Canvas, scene: Scene, rng: Random) -> None:
     horizon = scene.horizon * scene.height
     sea_top = horizon - 0.13
     canvas.polygon(ellipse(rng.uniform(0.1, 0.9) * scene.width, sea_top * 0.4, 0.055, 0.055), (255, 240, 170))
-    _cloud(canvas, rng.uniform(0.1, 0.9) * scene.width, sea_top * rng.uniform(0.3, 0.7), 0.08, (252, 252, 250), rng)
-    sea = np.array([(-0.1, sea_top), (scene.width + 0.1, sea_top), (scene.width + 0.1, horizon), (-0.1, horizon)])
+    _cloud(
+        canvas,
+        rng.uniform(0.1, 0.9) * scene.width,
+        sea_top * rng.uniform(0.3, 0.7),
+        0.08,
+        (252, 252, 250),
+        rng,
+    )
+    sea = np.array(
+        [(-0.1, sea_top), (scene.width + 0.1, sea_top), (scene.width + 0.1, horizon), (-0.1, horizon)]
+    )
     canvas.polygon(sea, (56, 150, 196))
     canvas.polygon(_hill(scene, rng, horizon + 0.005, 0.02, 4), (236, 246, 242))
     canvas.polygon(_hill(scene, rng, horizon + 0.022, 0.016, 5), (240, 222, 170))
     for cell in (0.06, 0.02):
-        _ripples(canvas, (0.0, sea_top + 0.01, scene.width, horizon - 0.03), cell, (190, 228, 240), scene.seed)
+        _ripples(
+            canvas, (0.0, sea_top + 0.01, scene.width, horizon - 0.03), cell, (190, 228, 240), scene.seed
+        )
     _grains(canvas, scene, (196, 164, 106), (252, 240, 206), horizon + 0.03)
 
 
@@ -136,13 +156,17 @@ def _night_sky(canvas: Canvas, scene: Scene, rng: Random) -> None:
     canvas.polygon(ellipse(moon[0] + 0.02, moon[1] + 0.012, 0.012, 0.012), (222, 214, 176))
     canvas.polygon(ellipse(moon[0] - 0.02, moon[1] - 0.02, 0.016, 0.016), (226, 218, 182))
 
-    for cell, size, appear in ((0.11, 0.006, (0.0, 1.0)), (0.04, 0.0025, (6.0, 14.0)), (0.012, 0.0009, (6.0, 14.0))):
+    for cell, size, appear in (
+        (0.11, 0.006, (0.0, 1.0)),
+        (0.04, 0.0025, (6.0, 14.0)),
+        (0.012, 0.0009, (6.0, 14.0)),
+    ):
 
         def star(x: float, y: float, numbers: NDArray, alpha: float, size: float = size) -> None:
             if numbers[0] < 0.6:
                 radius = size * (0.5 + numbers[1])
-                tips = [(x + r * math.cos(a), y + r * math.sin(a))
-                        for a, r in ((k * math.pi / 4, radius * (1 if k % 2 == 0 else 0.4)) for k in range(8))]  # fmt: skip
+                rays = [(k * math.pi / 4, radius * (1 if k % 2 == 0 else 0.4)) for k in range(8)]
+                tips = [(x + r * math.cos(a), y + r * math.sin(a)) for a, r in rays]
                 canvas.polygon(np.array(tips), mix_rgb((255, 250, 220), (190, 210, 255), numbers[2]), alpha)
 
         canvas.scatter(_sky_box(scene), cell, scene.seed + round(1 / cell), star, appear=appear)
@@ -166,7 +190,9 @@ def _snowy_field(canvas: Canvas, scene: Scene, rng: Random) -> None:
         for step in range(3):
             y, half = horizon + 0.01 - size * (0.5 * step), size * (0.5 - 0.12 * step)
             canvas.polygon(np.array([(x - half, y), (x, y - size * 0.8), (x + half, y)]), (96, 132, 132))
-            canvas.polygon(np.array([(x - half * 0.5, y - size * 0.4), (x, y - size * 0.8), (x + half * 0.5, y - size * 0.4)]), (236, 242, 248))  # fmt: skip
+            rim = y - size * 0.4
+            cap = np.array([(x - half * 0.5, rim), (x, y - size * 0.8), (x + half * 0.5, rim)])
+            canvas.polygon(cap, (236, 242, 248))
     canvas.polygon(_hill(scene, rng, horizon + 0.02, 0.05, 3), (244, 248, 252))
     canvas.polygon(_hill(scene, rng, horizon + 0.18, 0.08, 2), (230, 238, 247))
     for cell in (0.03, 0.009):
@@ -174,7 +200,9 @@ def _snowy_field(canvas: Canvas, scene: Scene, rng: Random) -> None:
         def glint(x: float, y: float, numbers: NDArray, alpha: float, cell: float = cell) -> None:
             radius = cell * (0.05 + 0.1 * numbers[0])
             colour = (176, 198, 226) if numbers[1] < 0.5 else (255, 255, 255)
-            canvas.polygon(np.array([(x - radius, y), (x, y - radius), (x + radius, y), (x, y + radius)]), colour, alpha)
+            canvas.polygon(
+                np.array([(x - radius, y), (x, y - radius), (x + radius, y), (x, y + radius)]), colour, alpha
+            )
 
         left, top, right, bottom = _ground_box(scene)
         canvas.scatter((left, top + 0.02, right, bottom), cell, scene.seed + round(1 / cell), glint)
@@ -189,7 +217,8 @@ def _snowy_field(canvas: Canvas, scene: Scene, rng: Random) -> None:
 
 def _desert(canvas: Canvas, scene: Scene, rng: Random) -> None:
     horizon = scene.horizon * scene.height
-    canvas.polygon(ellipse(rng.uniform(0.1, 0.9) * scene.width, horizon * rng.uniform(0.25, 0.6), 0.085, 0.085), (255, 246, 206))  # fmt: skip
+    sun = rng.uniform(0.1, 0.9) * scene.width, horizon * rng.uniform(0.25, 0.6)
+    canvas.polygon(ellipse(*sun, 0.085, 0.085), (255, 246, 206))
     canvas.polygon(_hill(scene, rng, horizon + 0.01, 0.13, 2), (240, 186, 114))
     canvas.polygon(_hill(scene, rng, horizon + 0.06, 0.07, 3), (230, 168, 94))
     for _ in range(rng.randint(0, 2)):
@@ -199,7 +228,9 @@ def _desert(canvas: Canvas, scene: Scene, rng: Random) -> None:
             stem = ellipse(x + dx * size, y + dy * size - tall * size / 2, half * size, tall * size / 2)
             canvas.polygon(stem, (104, 146, 92))
     for cell in (0.05, 0.017):
-        _ripples(canvas, (0.0, horizon + 0.04, scene.width, scene.height), cell, (196, 126, 64), scene.seed + 5)
+        _ripples(
+            canvas, (0.0, horizon + 0.04, scene.width, scene.height), cell, (196, 126, 64), scene.seed + 5
+        )
     _grains(canvas, scene, (186, 116, 58), (250, 214, 150), horizon + 0.05)
 
 
@@ -207,7 +238,10 @@ def _room(canvas: Canvas, scene: Scene, rng: Random) -> None:
     horizon = scene.horizon * scene.height
     wall_stripe = 0.1
     for k in range(0, math.ceil(scene.width / wall_stripe) + 1, 2):
-        stripe = np.array([(k, 0), (k + 1, 0), (k + 1, horizon), (k, horizon)], dtype=float) * (wall_stripe, 1.0)
+        stripe = np.array([(k, 0), (k + 1, 0), (k + 1, horizon), (k, horizon)], dtype=float) * (
+            wall_stripe,
+            1.0,
+        )
         canvas.polygon(stripe, (226, 198, 178), 0.8)
     x, y = rng.uniform(0.15, 0.7) * scene.width, horizon * rng.uniform(0.12, 0.25)
     half, tall = 0.11, 0.2

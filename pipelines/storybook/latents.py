@@ -33,7 +33,7 @@ class View:
 
 
 def sample_view(rng: Random, scene: Scene) -> View:
-    """A crop at 256 to 4096 px whose guide is 2 to 4 times smaller; three quarters of the crops touch an object."""
+    """A crop at 256 to 4096 px whose guide is 2 to 4 times smaller; three quarters touch an object."""
     low_side = max(GRID, round(GRID * 2 ** rng.uniform(0.0, 3.2)))
     side = min(round(low_side * rng.uniform(2.0, 4.0)), 256)
     room = side - GRID
@@ -59,14 +59,18 @@ class LatentStream:
         size: number of different samples; sample i of the run uses slot i modulo `size`.
     """
 
-    def __init__(self, vae: nn.Module, folder: Path, size: int, mix: SceneMix, seed: int, views: bool = False) -> None:
+    def __init__(
+        self, vae: nn.Module, folder: Path, size: int, mix: SceneMix, seed: int, views: bool = False
+    ) -> None:
         self.vae, self.size, self.mix, self.seed, self.views = vae, size, mix, seed, views
         folder.mkdir(parents=True, exist_ok=True)
         count = 2 if views else 1
         shape = (size, count, 16, GRID * 2, GRID * 2)
         path = folder / f"latents_{seed}_{size}_{count}.npy"
         mode = "r+" if path.exists() else "w+"
-        self._file = np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=None if mode == "r+" else shape)
+        self._file = np.lib.format.open_memmap(
+            path, mode=mode, dtype=np.float16, shape=None if mode == "r+" else shape
+        )
 
     def scene(self, slot: int) -> tuple[Scene, View | None, Random]:
         """The scene of a slot, its view, and a generator for the caption."""

@@ -1,7 +1,8 @@
 """Scenes as data: what stands where. Drawing, captions and metrics all read the same `Scene`.
 
-Lengths are in units of the square root of the picture's area, so that the same numbers give the same picture at
-every size and a similar one at every aspect ratio: a scene of aspect a is `sqrt(a)` wide and `1 / sqrt(a)` high.
+Lengths are in units of the square root of the picture's area, so that the same numbers give the same picture
+at every size and a similar one at every aspect ratio: a scene of aspect a is `sqrt(a)` wide and `1 / sqrt(a)`
+high.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ class SceneObject:
     """One object.
 
     Attributes:
-        kind, colour, pattern, size: words of the vocabulary; size may also be "medium" (not named in captions).
+        kind, colour, pattern, size: words of the vocabulary; size may also be "medium" (never in captions).
         x, y: centre in scene units from the top left corner.
         scale: half height of the drawing in scene units.
         flip: mirrored left to right.
@@ -107,7 +108,7 @@ def is_held_out_pair(colour: str, kind: str) -> bool:
 
 
 def is_held_out_triple(kind: str, relation: str, other: str) -> bool:
-    """Whether (kind, relation, kind) belongs to the held-out tenth; "a right of b" counts as "b left of a"."""
+    """Whether (kind, relation, kind) belongs to the held-out tenth; "a right of b" is "b left of a"."""
     if relation in ("right of", "below"):
         kind, other = other, kind
         relation = {"right of": "left of", "below": "above"}[relation]
@@ -117,7 +118,7 @@ def is_held_out_triple(kind: str, relation: str, other: str) -> bool:
 def relation_between(first: SceneObject, second: SceneObject) -> str | None:
     """The strict relation of `first` to `second`, or None when neither axis separates them clearly.
 
-    The centres must lie further apart on that axis than on the other, and by more than 60 % of the mean extent.
+    The centres must lie further apart on that axis than on the other, and by over 60 % of the mean extent.
     """
     delta_x, delta_y = second.x - first.x, second.y - first.y
     (width_a, height_a), (width_b, height_b) = EXTENTS[first.kind], EXTENTS[second.kind]

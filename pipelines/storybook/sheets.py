@@ -51,7 +51,11 @@ def zoom_sheet(side: int = 256) -> Image.Image:
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    sheets = {"storybook_kinds": kinds_sheet(), "storybook_scenes": scenes_sheet(), "storybook_zoom": zoom_sheet()}
+    sheets = {
+        "storybook_kinds": kinds_sheet(),
+        "storybook_scenes": scenes_sheet(),
+        "storybook_zoom": zoom_sheet(),
+    }
     for name, sheet in sheets.items():
         sheet.save(folder / f"{name}.webp", quality=88, method=4)
 

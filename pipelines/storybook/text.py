@@ -1,6 +1,8 @@
 """Tokenizers and text encoders of the Storybook world (stock transformers classes, vocabulary of our own)."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
@@ -16,7 +18,7 @@ CLIP_MAX_LENGTH = 77
 
 def known_words() -> list[str]:
     """Every word that gets a token of its own, sorted."""
-    return sorted(words._KNOWN | set(words.SYNONYMS))
+    return sorted(words.KNOWN_WORDS | set(words.SYNONYMS))
 
 
 def build_t5_tokenizer() -> T5Tokenizer:
@@ -71,8 +73,9 @@ def build_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
 def _prefer_neighbours(model: T5EncoderModel) -> None:
     """Start the relative biases with heads that look back, ahead, around and everywhere.
 
-    A bias has to grow to about 5 before a noun reads the adjective beside it rather than any adjective; at a step
-    of 1e-3 that would take thousands of steps (measured: colours bound to their noun in 77 %, no better with time).
+    A bias has to grow to about 5 before a noun reads the adjective beside it rather than any adjective; at a
+    step of 1e-3 that would take thousands of steps (measured: colours bound to their noun in 77 %, no better
+    with time).
     """
     table = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # [buckets, heads]
     half = table.shape[0] // 2  # first half: keys at or before the query
@@ -87,9 +90,9 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     config = CLIPConfig(
         text_config={
-            "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3,
-            "num_attention_heads": 4, "max_position_embeddings": CLIP_MAX_LENGTH, "projection_dim": 128,
-            "hidden_act": "gelu", **special,
+            "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 384,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": CLIP_MAX_LENGTH,
+            "projection_dim": 128, "hidden_act": "gelu", **special,
         },
         vision_config={
             "hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 5, "num_attention_heads": 4,
@@ -101,13 +104,13 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(config)
 
 
-def save_text_parts(folder: Path, model: torch.nn.Module, tokenizer: object, model_name: str, tokenizer_name: str) -> None:  # fmt: skip
+def save_text_parts(
+    folder: Path, model: torch.nn.Module, tokenizer: Any, model_name: str, tokenizer_name: str
+) -> None:
     """Save in half precision, but with `"dtype": "float32"` in the config.
 
     transformers loads in the stored dtype otherwise, and an fp16 text encoder can't feed an fp32 transformer.
     """
-    import json
-
     model.half().save_pretrained(folder / model_name, safe_serialization=True)
     config_path = folder / model_name / "config.json"
     config = json.loads(config_path.read_text())
@@ -117,4 +120,4 @@ def save_text_parts(folder: Path, model: torch.nn.Module, tokenizer: object, mod
         if part in config:
             config[part]["dtype"] = "float32"
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    tokenizer.save_pretrained(folder / tokenizer_name)  # type: ignore[attr-defined]
+    tokenizer.save_pretrained(folder / tokenizer_name)

@@ -1,9 +1,11 @@
-"""Recipe of `storybook-clip`: contrastive pictures and captions, no two samples of a batch with the same scene words."""
+"""Recipe of `storybook-clip`: contrastive pictures and captions, each scene's words once in a batch."""
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 
 from pipelines.storybook.captions import caption
@@ -52,7 +54,9 @@ class CLIPTask:
 
     def _scores(self, seed: int, first: int, count: int, mix: SceneMix) -> torch.Tensor:
         device, _ = runtime_device()
-        texts, pictures, taken = [], [], set()
+        texts: list[str] = []
+        pictures: list[NDArray[np.uint8]] = []
+        taken: set[str] = set()
         index = first
         while len(texts) < count:
             scene, picture = self._sample(seed, index, mix)
@@ -63,10 +67,16 @@ class CLIPTask:
                 texts.append(caption(scene, rng, 0.05).text)
                 pictures.append(picture.numpy())
             index += 1
-        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=CLIP_MAX_LENGTH, return_tensors="pt")
+        tokens = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=CLIP_MAX_LENGTH, return_tensors="pt"
+        )
         dtype = self.model.logit_scale.dtype
         pixels = to_tensor(pictures).to(device, dtype)
-        out = self.model(input_ids=tokens.input_ids.to(device), attention_mask=tokens.attention_mask.to(device), pixel_values=pixels)  # fmt: skip
+        out = self.model(
+            input_ids=tokens.input_ids.to(device),
+            attention_mask=tokens.attention_mask.to(device),
+            pixel_values=pixels,
+        )
         return out.logits_per_image.float()
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -81,5 +91,8 @@ class CLIPTask:
         for group in range(4):
             scores = self._scores(HELD_OUT_SEED, group * 1000, 64, two)
             target = torch.arange(64, device=scores.device)
-            right.append(0.5 * ((scores.argmax(1) == target).float().mean() + (scores.argmax(0) == target).float().mean()))
+            right.append(
+                0.5
+                * ((scores.argmax(1) == target).float().mean() + (scores.argmax(0) == target).float().mean())
+            )
         return {"held_out_top1_of_64": float(torch.stack(right).mean())}

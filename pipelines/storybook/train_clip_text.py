@@ -1,7 +1,9 @@
-"""Recipe of the CLIP text tower: its pooled vector must tell the kinds, colours and patterns a caption names, and the place.
+"""Recipe of the CLIP text tower: its pooled vector must tell kinds, colours, patterns and place of a caption.
 
 Kinds and colours are asked for apart: a head that asks for pairs learns never to answer with a held-out pair
-(measured: 94 % of the seen captions right, 22 % of the held-out ones). Binding is the T5 encoder's part. Trained on text alone, so it is ready in minutes; the contrastive recipe then trains the vision tower against it.
+(measured: 94 % of the seen captions right, 22 % of the held-out ones). Binding is the T5 encoder's part.
+Trained on text alone, so it is ready in minutes; the contrastive recipe then trains the vision tower against
+it.
 """
 
 from pathlib import Path
@@ -53,7 +55,9 @@ class CLIPTextTask:
         self.model: nn.Module = PooledReader()
         self.seed = seed
 
-    def _figures(self, seed: int, first: int, count: int, mix: SceneMix) -> tuple[torch.Tensor, dict[str, float]]:
+    def _figures(
+        self, seed: int, first: int, count: int, mix: SceneMix
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         device, _ = runtime_device()
         texts = []
         words = torch.zeros(count, len(NAMED))
@@ -66,7 +70,7 @@ class CLIPTextTask:
                 for word in {item.kind, item.colour, item.pattern} - {"plain"}:
                     words[row, NAMED.index(word)] = 1
             places[row], counts[row] = PLACES.index(scene.place), len(scene.objects) - 1
-        tokens = self.model.tokenizer(  # type: ignore[operator]
+        tokens = self.model.tokenizer(
             texts, padding="max_length", truncation=True, max_length=SHORT, return_tensors="pt"
         )
         assert SHORT <= CLIP_MAX_LENGTH

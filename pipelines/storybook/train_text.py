@@ -1,9 +1,9 @@
 """Recipe of Storybook's T5 encoder: read the scene out of the caption.
 
-The encoder is trained on text alone. Small linear heads must tell, at each noun, kind, colour, pattern, size and
-where the object stands, and from the mean over words the place and the number of objects. What the diffusion model
-later gets is therefore a state per word in which those facts are bound to their noun. Padding is random and
-unmasked, as stock `FluxPipeline` feeds it.
+The encoder is trained on text alone. Small linear heads must tell, at each noun, kind, colour, pattern, size
+and where the object stands, and from the mean over words the place and the number of objects. What the
+diffusion model later gets is therefore a state per word in which those facts are bound to their noun. Padding
+is random and unmasked, as stock `FluxPipeline` feeds it.
 """
 
 from pathlib import Path
@@ -68,36 +68,47 @@ class T5Task:
             texts.append(text)
             marks.append(written.mentions)
             scenes.append(scene)
-        tokens = self.model.tokenizer(texts, return_offsets_mapping=True)  # type: ignore[operator,union-attr]
+        tokens = self.model.tokenizer(texts, return_offsets_mapping=True)
         longest = max(len(ids) for ids in tokens["input_ids"])
         pad = sample_rng(seed + 1, first).choice((0, 0, 0, 4, 4, 8, 8, 16, 16, 96))
         ids = torch.zeros(count, min(longest + pad, 512), dtype=torch.long)
         places = []
-        for row, (sequence, offsets) in enumerate(zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)):
+        for row, (sequence, offsets) in enumerate(
+            zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
+        ):
             ids[row, : len(sequence)] = torch.tensor(sequence)
             for mention in marks[row]:
-                at = next(i for i, (a, b) in enumerate(offsets) if a <= mention.start < b or a == mention.start < b)
+                at = next(
+                    i for i, (a, b) in enumerate(offsets) if a <= mention.start < b or a == mention.start < b
+                )
                 places.append((row, at, scenes[row].objects[mention.index]))
         return ids, places, scenes
 
-    def _figures(self, first: int, count: int, seed: int, mix: SceneMix) -> tuple[torch.Tensor, dict[str, float]]:
+    def _figures(
+        self, first: int, count: int, seed: int, mix: SceneMix
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         device, _ = runtime_device()
         ids, places, scenes = self._batch(seed, first, count, mix)
         states = self.model(ids.to(device)).float()
         model = self.model
         rows = torch.tensor([p[0] for p in places]), torch.tensor([p[1] for p in places])
-        nouns = model.object_head(states[rows].to(model.object_head.weight.dtype)).float()  # type: ignore[union-attr,operator]
+        nouns = model.object_head(states[rows].to(model.object_head.weight.dtype)).float()
         pieces = nouns.split([len(KINDS), len(COLOURS), len(PATTERNS), len(SIZE_WORDS), 2], dim=1)
         targets = [
             torch.tensor([names.index(getattr(p[2], field)) for p in places], device=states.device)
-            for names, field in ((KINDS, "kind"), (COLOURS, "colour"), (PATTERNS, "pattern"), (SIZE_WORDS, "size"))
+            for names, field in (
+                (KINDS, "kind"),
+                (COLOURS, "colour"),
+                (PATTERNS, "pattern"),
+                (SIZE_WORDS, "size"),
+            )
         ]
         losses = [F.cross_entropy(piece, target) for piece, target in zip(pieces[:4], targets, strict=True)]
         where = torch.tensor([(p[2].x, p[2].y) for p in places], device=states.device)
         position = 4 * (pieces[4] - where).square().mean()
         real = (ids != 0).to(states.device)
         mean = (states * real[..., None]).sum(1) / real.sum(1, keepdim=True)
-        overall = model.scene_head(mean.to(model.scene_head.weight.dtype)).float()  # type: ignore[union-attr,operator]
+        overall = model.scene_head(mean.to(model.scene_head.weight.dtype)).float()
         place = F.cross_entropy(overall[:, : len(PLACES)], _indices(scenes, states.device))
         counts = torch.tensor([len(scene.objects) - 1 for scene in scenes], device=states.device)
         count_loss = F.cross_entropy(overall[:, len(PLACES) :], counts)
@@ -107,7 +118,9 @@ class T5Task:
         return loss, {
             "colour": float(right),
             "position_error": float((pieces[4].detach() - where).abs().mean()),
-            "place": float((overall[:, : len(PLACES)].argmax(1) == _indices(scenes, states.device)).float().mean()),
+            "place": float(
+                (overall[:, : len(PLACES)].argmax(1) == _indices(scenes, states.device)).float().mean()
+            ),
         }
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:

@@ -43,50 +43,52 @@ SYNONYMS: Mapping[str, str] = {
     "ship": "boat", "sailboat": "boat", "mug": "cup", "teacup": "cup", "cottage": "house", "home": "house",
     "hut": "house", "toadstool": "mushroom", "parasol": "umbrella", "blossom": "flower", "rose": "flower",
     "sparrow": "bird", "stool": "chair", "novel": "book", "goldfish": "fish", "oak": "tree",
-    "crimson": "red", "scarlet": "red", "golden": "yellow", "azure": "blue", "navy": "blue", "violet": "purple",
-    "lilac": "purple", "emerald": "green", "tangerine": "orange", "ivory": "white", "ebony": "black",
+    "crimson": "red", "scarlet": "red", "golden": "yellow", "azure": "blue", "navy": "blue",
+    "violet": "purple", "lilac": "purple", "emerald": "green", "tangerine": "orange", "ivory": "white",
+    "ebony": "black",
     "stripy": "striped", "stripes": "striped", "spotted": "dotted", "dots": "dotted", "polka": "dotted",
     "tiny": "small", "little": "small", "big": "large", "huge": "large", "giant": "large",
     "field": "meadow", "grass": "meadow", "lawn": "meadow", "shore": "beach", "seaside": "beach",
-    "sand": "beach", "night": "night sky", "sky": "night sky", "snow": "snowy field", "snowy": "snowy field",
-    "winter": "snowy field", "dunes": "desert", "indoors": "room", "bedroom": "room", "2": "two", "3": "three",
+    "sand": "beach", "night": "night sky", "sky": "night sky", "snow": "snowy field",
+    "snowy": "snowy field", "winter": "snowy field", "dunes": "desert", "indoors": "room",
+    "bedroom": "room", "2": "two", "3": "three",
 }  # fmt: skip
 
 # words that only tie a sentence together, or that captions use about position and motion
-_GLUE = frozenset(
-    """a an the of to in on at under over and with is are be there this that it its which whose one two three
+_GLUE = """
+    a an the of to in on at under over and with is are be there this that it its which whose one two three
     left right above below beneath behind front next beside near between middle centre center side top bottom
     stands sits lies rests floats stays standing sitting lying picture scene drawing painting storybook
     shows showing we see can from for by also only plain no not very just some us as into has have here
     background place ground corner upper lower edge far close big bright calm quiet happening happens takes
-    part coloured colored color colour colours size sized pattern patterns patterned looks look like small large
-    first second third other another both object objects thing things story page set around
-    drifts drift moves move moving falls fall falling bounces bounce turns turn turning grows grow growing slowly
-    camera pans zooms up down towards away while""".split()
-)
+    part coloured colored color colour colours size sized pattern patterns patterned looks look like small
+    large first second third other another both object objects thing things story page set around
+    drifts drift moves move moving falls fall falling bounces bounce turns turn turning grows grow growing
+    slowly camera pans zooms up down towards away while
+"""
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?", re.UNICODE)
-_KNOWN = (
+KNOWN_WORDS = (
     frozenset(KINDS)
     | frozenset(COLOURS)
     | frozenset(PATTERNS)
     | frozenset(SIZES)
     | frozenset(COUNTS)
     | frozenset(word for place in PLACES for word in place.split())
-    | _GLUE
+    | frozenset(_GLUE.split())
 )
 
 
 def resolve(word: str) -> str:
-    """Return the world's own word for `word` (lower case, synonyms replaced); unknown words come back as given."""
+    """Return the world's own word for `word` (synonyms replaced); unknown words come back in lower case."""
     word = word.lower()
-    return word if word in _KNOWN else SYNONYMS.get(word, word)
+    return word if word in KNOWN_WORDS else SYNONYMS.get(word, word)
 
 
 def unknown_words(prompt: str) -> list[str]:
     """List the words of `prompt` that the Storybook world doesn't know, in order of appearance, each once."""
     seen: dict[str, None] = {}
     for word in _WORD.findall(prompt.lower()):
-        if word not in _KNOWN and word not in SYNONYMS:
+        if word not in KNOWN_WORDS and word not in SYNONYMS:
             seen.setdefault(word)
     return list(seen)
 
@@ -96,7 +98,7 @@ def canonical_prompt(prompt: str) -> str:
 
     def replace(match: re.Match[str]) -> str:
         word = match.group(0)
-        if word.lower() in _KNOWN:
+        if word.lower() in KNOWN_WORDS:
             return word
         return SYNONYMS.get(word.lower(), word)
 

@@ -4,20 +4,24 @@ PyTorch's own backward (2.13, bf16, channels last) takes a third of a small auto
 reductions and two fused multiply-adds it takes a twentieth. Weights and results are those of `nn.GroupNorm`.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
 
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float) -> torch.Tensor:  # fmt: skip
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float
+    ) -> torch.Tensor:
         batch, channels, height, width = x.shape
         y, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, height * width, groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         return y
 
     @staticmethod
-    def backward(ctx, dy: torch.Tensor):
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         batch, channels, height, width = x.shape
         groups, size = mean.shape[1], channels // mean.shape[1]

@@ -64,7 +64,7 @@ class Task(Protocol):
     model: nn.Module
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss on samples `first_sample ... first_sample + batch - 1` of the seeded stream, and figures to log."""
+        """Loss on `batch` samples of the seeded stream from `first_sample` on, and figures to log."""
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
         """Metrics of the averaged model on held-out data; writes a sample sheet into `folder`."""
@@ -78,7 +78,13 @@ def runtime_device() -> tuple[torch.device, torch.dtype]:
 class Run:
     """A resumable run of one task in a state folder (outside the repository)."""
 
-    def __init__(self, task: Task, config: LoopConfig, folder: Path, start_from: dict[str, torch.Tensor] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        task: Task,
+        config: LoopConfig,
+        folder: Path,
+        start_from: dict[str, torch.Tensor] | None = None,
+    ) -> None:
         self.task, self.config, self.folder = task, config, folder
         folder.mkdir(parents=True, exist_ok=True)
         if start_from is not None:
@@ -184,7 +190,8 @@ class Run:
             if now - last_log > 20:
                 rate = (self.samples - mark) / (now - last_log)
                 left = (self.config.samples - self.samples) / max(rate, 1e-9) / 60
-                self.log({**{k: v / count for k, v in sums.items()}, "per_second": round(rate, 2), "minutes_left": round(left)})  # fmt: skip
+                means = {name: value / count for name, value in sums.items()}
+                self.log({**means, "per_second": round(rate, 2), "minutes_left": round(left)})
                 sums, count, mark, last_log = {}, 0, self.samples, now
             if now - last_save > self.config.save_every_s:
                 self.save()

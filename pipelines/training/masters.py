@@ -9,8 +9,8 @@ from torch import nn
 class MasterWeights:
     """Trainable fp32 masters of a model that computes in `dtype`, with their exponential moving average.
 
-    Matrices and convolution kernels of hidden layers (two or more axes, flattened to two) go to Muon, everything
-    else (norms, biases, embeddings, first and last layers) to AdamW.
+    Matrices and convolution kernels of hidden layers (two or more axes, flattened to two) go to Muon,
+    everything else (norms, biases, embeddings, first and last layers) to AdamW.
 
     Args:
         model: moved to `dtype` in place; its fp32 values become the masters.
