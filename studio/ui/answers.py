@@ -110,7 +110,7 @@ def _memory(studio: Studio, recipe: Recipe) -> int:
 
 def forecast_json(studio: Studio, width: int, height: int, steps: int | None, model: str) -> dict[str, Any]:
     """What a picture will take; the values may come straight from outside."""
-    check_side("width", width)
-    check_side("height", height)
+    check_side("width", width, studio.settings.max_side)
+    check_side("height", height, studio.settings.max_side)
     forecast = studio.forecast(width, height, steps, model)
     return {**asdict(forecast), "sentence": forecast.sentence}

@@ -99,8 +99,8 @@ def forecast_html(studio: Studio, width: Any, height: Any, steps: Any, model: An
     """Time, memory and stages of a picture of this size, or the sentence that says why there can't be one."""
     try:
         size = whole("width", width), whole("height", height)
-        check_side("width", size[0])
-        check_side("height", size[1])
+        check_side("width", size[0], studio.settings.max_side)
+        check_side("height", size[1], studio.settings.max_side)
         forecast = studio.forecast(*size, None if steps is None else whole("steps", steps), model)
     except StudioError as error:
         return note_html(str(error), "problem")
@@ -138,7 +138,8 @@ def prompt_html(studio: Studio, prompt: Any, style: Any, model: Any) -> str:
         painted, remark = studio.painted_prompt(text, None if style in (None, "", NO_STYLE) else style)
         unknown = studio.unknown_words(painted, model)
     except StudioError as error:
-        return note_html(str(error), "problem")
+        # what is wrong with the model stands beside the forecast already
+        return "" if error.kind == "unknown_model" else note_html(str(error), "problem")
     notes = []
     if unknown:
         notes.append(_unknown_html(unknown, studio.world_summary()))

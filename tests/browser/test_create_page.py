@@ -8,7 +8,8 @@ import pytest
 
 from tests.browser.conftest import LiveStudio, ready, watch
 
-pytestmark = pytest.mark.browser
+# the first test also pays for starting the studio and the browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(420)]
 
 HOSTILE = '<img src=x onerror="window.__hit=1"> ${window.__hit=2} {{7*7}} `${window.__hit=3}` <b>bold</b>'
 

@@ -6,7 +6,8 @@ import pytest
 
 from tests.browser.test_create_page import choose, start, wait_for_picture
 
-pytestmark = pytest.mark.browser
+# the first test also pays for starting the studio and the browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(420)]
 
 # every visible text against the nearest opaque background behind it; large text may have 3:1
 _LOW_CONTRAST = """() => {

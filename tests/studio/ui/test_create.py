@@ -128,7 +128,8 @@ def test_what_a_person_wrote_is_escaped(studio):
         create.prompt_html(studio, hostile, NO_STYLE, "storybook"),
         create.prompt_html(studio, hostile, "Night", "storybook"),
         create.forecast_html(studio, hostile, 512, 4, "storybook"),
-        create.prompt_html(studio, "a red ball", NO_STYLE, hostile),
+        create.prompt_html(studio, "a red ball", hostile, "storybook"),
+        create.forecast_html(studio, 512, 512, 4, hostile),
     ):
         assert text and "<img" not in text
 
