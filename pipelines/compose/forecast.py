@@ -6,12 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipelines.runtime import available_bytes
-from pipelines.scale_dit.decode import count_tiles
-from pipelines.scale_dit.stages import Stage, plan_stages
+from pipelines.scale_dit.stages import DENSE_LIMIT, Stage, plan_stages
+from pipelines.scale_dit.tiles import count_tiles
 
 DEFAULT_STEPS = 20
 HIGH_RES_STEPS = 8
-DENSE_LIMIT = 1024
 LOCAL_KEYS = 560  # keys of an image token beyond the dense limit: its box, the text, the guide around it
 TILE_FLOP = 9.0e10  # decoding one 512 px tile of the f8 autoencoder
 BASE_BYTES = 1_300_000_000
@@ -84,7 +83,7 @@ def forecast(folder: Path, width: int, height: int, steps: int | None = None) ->
     Raises:
         ValueError: a size that can't be painted, or an unreadable folder.
     """
-    stages, work = count_work(Path(folder), width, height, steps or DEFAULT_STEPS)
+    stages, work = count_work(Path(folder), width, height, DEFAULT_STEPS if steps is None else steps)
     memory = BASE_BYTES + BYTES_PER_TOKEN * stages[-1].tokens + BYTES_PER_PIXEL * width * height
     sizes = tuple((stage.width, stage.height) for stage in stages)
     return Forecast(work.total / _speed + 0.5, memory, sizes, memory < available_bytes())

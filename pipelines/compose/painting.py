@@ -18,8 +18,8 @@ from pipelines.compose.forecast import (
     learn_speed,
 )
 from pipelines.runtime import choose_runtime, peak_bytes
-from pipelines.scale_dit.stages import size_problem
-from pipelines.storybook.vocabulary import canonical_prompt, unknown_words
+from pipelines.scale_dit.stages import Stage, size_problem
+from pipelines.storybook.vocabulary import canonical_prompt, unknown_words, world_summary
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,7 +46,16 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a watcher is told; see the fields of `studio.painter.ProgressReport`."""
+    """What a watcher is told.
+
+    Attributes:
+        phase: "encode", "paint" or "decode".
+        stage, stages: which stage of how many, from 1.
+        step, steps: steps done within the stage; tiles while decoding.
+        fraction: share of the whole work that is done, 0 to 1.
+        width, height: pixels of the stage.
+        preview: now and then, a small picture of what it will be.
+    """
 
     phase: str
     stage: int
@@ -61,7 +70,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Painting:
-    """A finished picture, seconds per phase, and how it was made."""
+    """A finished picture, and how it was made.
+
+    Attributes:
+        seconds: time of each phase: "encode", "stage 1" and further ones, "preview", "decode".
+        backend: attention back end of the large stages, or "dense".
+        stages: (width, height) of each stage.
+        warnings: sentences that the person should read.
+        peak_bytes: largest resident size of this process so far.
+    """
 
     image: Image.Image
     seconds: dict[str, float]
@@ -102,16 +119,17 @@ def load_model(folder: Path) -> LoadedModel:
     """
     import torch
 
+    from pipelines.compose.quiet import quiet_loading
     from pipelines.loading import load_pipeline
 
-    runtime = choose_runtime()
-    pipeline = load_pipeline(Path(folder), dtype=getattr(torch, runtime.dtype)).to(runtime.device)
+    runtime, folder = choose_runtime(), Path(folder)
+    with quiet_loading():
+        pipeline = load_pipeline(folder, dtype=getattr(torch, runtime.dtype)).to(runtime.device)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.to(memory_format=torch.channels_last)
     # the words of its small world are known only for the embedded models
-    return LoadedModel(
-        pipeline, Path(folder), runtime.device, runtime.dtype, Path(folder).name.startswith("storybook")
-    )
+    is_storybook = folder.name.startswith("storybook")
+    return LoadedModel(pipeline, folder, runtime.device, runtime.dtype, is_storybook)
 
 
 def paint(
@@ -128,26 +146,23 @@ def paint(
     """Paint one picture; the same arguments give the same pixels on the same machine.
 
     Raises:
-        Cancelled: `should_stop` answered True (asked after every step and every decoded tile).
+        Cancelled: `should_stop` answered True (asked around reading the prompt, after every step and every
+            decoded tile).
         ValueError: bad size or steps.
     """
     import torch
 
     pipeline = model.pipeline
-    steps = steps or DEFAULT_STEPS
-    _, work = count_work(model.folder, width, height, steps)
-    watcher = _Watcher(pipeline, work, steps, on_progress, should_stop)
-    text, warnings = prompt, []
-    if model.is_storybook:
-        text = canonical_prompt(prompt).lower()
-        unknown = unknown_words(prompt)
-        if unknown:
-            warnings.append(f"not in Storybook's world: {', '.join(unknown)}")
-    watcher.enter("encode")
-    text_states, pooled = _encode(pipeline, text)
-    watcher.enter("paint")
+    steps = DEFAULT_STEPS if steps is None else steps
+    stages, work = count_work(model.folder, width, height, steps)
+    watcher = _Watcher(stages, work, steps, on_progress, should_stop)
+    text, warnings = understood(prompt) if model.is_storybook else (prompt, ())
+    watcher.begin()
+    with torch.no_grad():
+        states, pooled = pipeline.encode_prompt(text)
+    watcher.spend("encode")
     result = pipeline(
-        prompt_embeds=text_states,
+        prompt_embeds=states,
         pooled_prompt_embeds=pooled,
         height=height,
         width=width,
@@ -160,20 +175,25 @@ def paint(
     )
     if pipeline.interrupt:
         raise Cancelled
-    seconds = watcher.finish()
-    learn_speed(work, seconds["total"])
-    sizes = tuple((stage.width, stage.height) for stage in result.stages)
-    backend = pipeline.attention_backend or "dense"
+    watcher.spend("decode")
+    learn_speed(work, sum(watcher.seconds.values()) - watcher.seconds.get("preview", 0.0))
     return Painting(
-        result.images[0], seconds, backend, model.dtype, model.device, sizes, tuple(warnings), peak_bytes()
+        image=result.images[0],
+        seconds={name: round(value, 3) for name, value in watcher.seconds.items()},
+        backend=pipeline.attention_backend,
+        dtype=model.dtype,
+        device=model.device,
+        stages=tuple((stage.width, stage.height) for stage in result.stages),
+        warnings=warnings,
+        peak_bytes=peak_bytes(),
     )
 
 
-def _encode(pipeline: Any, text: str) -> tuple[Any, Any]:
-    import torch
-
-    with torch.no_grad():
-        return pipeline.encode_prompt(text)
+def understood(prompt: str) -> tuple[str, tuple[str, ...]]:
+    """A prompt in the world's own words, and a sentence about the words that it doesn't know."""
+    unknown = unknown_words(prompt)
+    remark = f"Not in Storybook's world: {', '.join(unknown)}; it knows: {world_summary()}"
+    return canonical_prompt(prompt).lower(), (remark,) if unknown else ()
 
 
 class _Watcher:
@@ -181,89 +201,76 @@ class _Watcher:
 
     def __init__(
         self,
-        pipeline: Any,
+        stages: tuple[Stage, ...],
         work: Work,
         steps: int,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:
-        self.pipeline, self.work, self.steps = pipeline, work, steps
-        self.on_progress, self.should_stop = on_progress, should_stop
+        self.stages, self.work, self.steps = stages, work, steps
+        self.on_progress, self.should_stop = on_progress, should_stop or (lambda: False)
         self.seconds: dict[str, float] = {}
-        self.began = self.entered = time.monotonic()
-        self.phase = ""
+        self.mark = time.monotonic()
         self.last_preview = 0.0
 
-    def enter(self, phase: str) -> None:
+    def spend(self, phase: str) -> None:
+        """Count the time since the last call as time of `phase`."""
         now = time.monotonic()
-        if self.phase:
-            self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self.entered
-        self.phase, self.entered = phase, now
-        if phase and self.should_stop is not None and self.should_stop():
-            raise Cancelled
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.mark
+        self.mark = now
 
-    def finish(self) -> dict[str, float]:
-        """Seconds per phase and in total."""
-        self.enter("")
-        self.seconds["total"] = time.monotonic() - self.began
-        return {name: round(value, 3) for name, value in self.seconds.items()}
+    def begin(self) -> None:
+        """Reading the prompt starts.
+
+        Raises:
+            Cancelled: it needn't.
+        """
+        if self.should_stop():
+            raise Cancelled
+        self._tell("encode", 0, (0, 1), 0.0)
 
     def on_step(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        index = pipeline.stage_index
-        stage, count = pipeline.stages[index], self.steps if index == 0 else HIGH_RES_STEPS
-        self.enter(f"stage {index + 1}")
-        if self.should_stop is not None and self.should_stop():
-            pipeline._interrupt = True
-        done = self.work.encode + sum(self.work.stages[:index])
-        done += self.work.stages[index] * (pipeline.step_in_stage + 1) / count
-        preview = self._preview(tensors["denoised"], stage.grid)
-        self._tell(
-            "paint", index + 1, pipeline.step_in_stage + 1, count, done, stage.width, stage.height, preview
-        )
+        index, done = pipeline.stage_index, pipeline.step_in_stage + 1
+        self.spend(f"stage {index + 1}")
+        pipeline._interrupt = self.should_stop()
+        count = self.steps if index == 0 else HIGH_RES_STEPS
+        work = self.work.encode + sum(self.work.stages[:index]) + self.work.stages[index] * done / count
+        preview = None if pipeline.interrupt else self._preview(pipeline, tensors["denoised"], index)
+        self._tell("paint", index, (done, count), work, preview)
         return {}
 
     def on_tile(self, done: int, tiles: int) -> bool:
-        if self.phase != "decode":
-            # the time since the last step belongs to decoding's first tile
-            self.enter("decode")
-        stage = self.pipeline.stages[-1]
-        work = self.work.encode + sum(self.work.stages) + self.work.decode * done / tiles
-        self._tell("decode", len(self.pipeline.stages), done, tiles, work, stage.width, stage.height, None)
-        return self.should_stop is not None and self.should_stop()
+        self.spend("decode")
+        work = self.work.total - self.work.decode * (tiles - done) / tiles
+        self._tell("decode", len(self.stages) - 1, (done, tiles), work)
+        return self.should_stop()
 
     def _tell(
-        self,
-        phase: str,
-        stage: int,
-        step: int,
-        steps: int,
-        done: float,
-        width: int,
-        height: int,
-        preview: Any,
+        self, phase: str, index: int, steps: tuple[int, int], work: float, preview: Image.Image | None = None
     ) -> None:
         if self.on_progress is not None:
-            fraction = min(done / self.work.total, 1.0)
-            stages = len(self.pipeline.stages)
-            self.on_progress(Progress(phase, stage, stages, step, steps, fraction, width, height, preview))
+            stage, count = self.stages[index], len(self.stages)
+            fraction = min(work / self.work.total, 1.0)
+            self.on_progress(
+                Progress(phase, index + 1, count, *steps, fraction, stage.width, stage.height, preview)
+            )
 
-    def _preview(self, denoised: Any, grid: tuple[int, int]) -> Image.Image | None:
+    def _preview(self, pipeline: Any, denoised: Any, index: int) -> Image.Image | None:
         """The present estimate, shrunk in latent space (the autoencoder is trained for that) and decoded."""
-        now = time.monotonic()
-        if self.on_progress is None or now - self.last_preview < PREVIEW_EVERY_S:
+        if self.on_progress is None or time.monotonic() - self.last_preview < PREVIEW_EVERY_S:
             return None
         import torch
         import torch.nn.functional as F
 
         from pipelines.scale_dit.transformer_scale_dit import unpack
 
-        latents = unpack(denoised[:1], grid)
+        latents = unpack(denoised[:1], self.stages[index].grid)
         shrink = max(1, max(latents.shape[-2:]) // PREVIEW_LATENTS)
-        vae = self.pipeline.vae
+        vae = pipeline.vae
         with torch.no_grad():
-            small = F.avg_pool2d(latents, shrink).to(vae.device, vae.dtype)
-            picture = vae.decode(small / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
+            small = F.avg_pool2d(latents, shrink) / vae.config.scaling_factor
+            picture = vae.decode((small + (vae.config.shift_factor or 0.0)).to(vae.dtype)).sample
+        picture = pipeline.image_processor.postprocess(picture.float().clamp(-1, 1), output_type="pil")[0]
+        self.spend("preview")
         self.last_preview = time.monotonic()
-        return self.pipeline.image_processor.postprocess(
-            picture.float().cpu().clamp(-1, 1), output_type="pil"
-        )[0]
+        return picture

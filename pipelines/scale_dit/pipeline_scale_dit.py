@@ -1,11 +1,10 @@
-"""Text to picture at any size: a small picture first, then steps of up to 4x, each guided by the one before."""
+"""Text to picture at any size: a small picture first, then steps of up to 4x, each guided by the last."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
@@ -17,47 +16,29 @@ from diffusers.loaders import FluxLoraLoaderMixin
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from pipelines.kernels.local_attention.layout import AttentionLayout
-from pipelines.kernels.local_attention.op import explain
+from pipelines.kernels.local_attention.op import BACKENDS
 from pipelines.outputs import ImageOutput
 from pipelines.scale_dit.decode import decode_tiled
-from pipelines.scale_dit.stages import Stage, plan_stages, size_problem
-from pipelines.scale_dit.transformer_scale_dit import (
-    Attend,
-    GuideCache,
-    anchors,
-    denoise,
-    dense_attention,
-    encode_guide,
-    local_attention,
-    pack,
-    unpack,
-)
+from pipelines.scale_dit.stage_loop import StageLoop, Words
+from pipelines.scale_dit.stages import Stage, plan_stages
 
-DENSE_LIMIT = 1024  # tokens up to which every token sees every other: local attention gains nothing there
 TEXT_MULTIPLE = 8
-
-
-@dataclass
-class _Painting:
-    """What the stages of one call share."""
-
-    text: torch.Tensor
-    pooled: torch.Tensor
-    negative: tuple[torch.Tensor, torch.Tensor] | None
-    guidance_scale: float
-    generator: torch.Generator | list[torch.Generator] | None
-    backend: str
+TEXT_LIMIT = 512
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
     """Scale-DiT over FLUX.1-type components (the folder layout is that of diffusers' `FluxPipeline`).
 
-    The base size is the side of the square with `scheduler.config.max_image_seq_len` tokens of 16 px: 1024 px for
-    FLUX.1-dev, 128 px for Storybook.
+    The base size is the side of the square with `scheduler.config.max_image_seq_len` tokens of 16 px: 1024 px
+    for FLUX.1-dev, 128 px for Storybook.
 
     Source: arXiv 2510.16325. Steps start from the enlarged latents of the stage before at noise level
     `high_res_strength`; guide tokens sit at scaled anchors and are encoded once per stage.
+
+    Attributes:
+        stages: sizes of the last call. stage_index, step_in_stage: where it is (read them in callbacks).
+        attention_backend: "dense", or the kernel that the large stages of the last call took.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"
@@ -87,7 +68,7 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         self.stages: tuple[Stage, ...] = ()
         self.stage_index = 0
         self.step_in_stage = 0
-        self.attention_backend = ""
+        self.attention_backend = "dense"
         self._interrupt = False
         self._num_timesteps = 0
 
@@ -105,57 +86,116 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         return self._interrupt
 
     def check_inputs(
-        self, prompt: Any, height: int, width: int, steps: int, high_res_steps: int, names: list[str]
+        self,
+        *,
+        prompt: Any,
+        negative_prompt: Any,
+        prompt_embeds: torch.Tensor | None,
+        pooled_prompt_embeds: torch.Tensor | None,
+        guidance_scale: float,
+        output_type: str,
+        tensor_names: list[str],
+        attention_backend: str,
     ) -> None:
         """Raise ValueError with what was given and what is allowed."""
-        problem = size_problem(height, width)
-        if problem:
-            raise ValueError(problem)
-        for name, value in (("num_inference_steps", steps), ("high_res_steps", high_res_steps)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        if prompt is not None and not isinstance(prompt, (str, list)):
-            raise ValueError(f"prompt must be a string or a list of strings, got {type(prompt).__name__}")
-        unknown = sorted(set(names) - set(self._callback_tensor_inputs))
+        if (prompt is None) == (prompt_embeds is None) or (prompt_embeds is None) != (
+            pooled_prompt_embeds is None
+        ):
+            raise ValueError("give either prompt, or prompt_embeds together with pooled_prompt_embeds")
+        for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if not (text is None or isinstance(text, str) or (isinstance(text, list) and text)):
+                raise ValueError(f"{name} must be a string or a list of strings, got {text!r:.80}")
+        count = (
+            len(prompt_embeds) if prompt_embeds is not None else 1 if isinstance(prompt, str) else len(prompt)
+        )
+        if isinstance(negative_prompt, list) and len(negative_prompt) != count:
+            raise ValueError(f"{len(negative_prompt)} negative prompts were given for {count} prompts")
+        if not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale is {guidance_scale}; it must be finite")
+        if negative_prompt is not None and (guidance_scale == 1.0 or self.transformer.config.guidance_embeds):
+            raise ValueError("negative_prompt has no effect without classifier-free guidance")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {output_type!r}; it must be one of {OUTPUT_TYPES}")
+        unknown = sorted(set(tensor_names) - set(self._callback_tensor_inputs))
         if unknown:
             raise ValueError(f"callback tensors {unknown} are not among {self._callback_tensor_inputs}")
+        if attention_backend not in ("auto", *BACKENDS):
+            raise ValueError(
+                f"attention_backend is {attention_backend!r}; it must be auto or one of {BACKENDS}"
+            )
 
     def encode_prompt(
-        self, prompt: str | list[str], max_sequence_length: int = 512
+        self, prompt: str | list[str], max_sequence_length: int = TEXT_LIMIT, width: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """T5 states `[B, T, J]` and pooled CLIP vectors `[B, P]`.
 
-        T is the longest text rounded up to a multiple of 8, at most `max_sequence_length`; padding is not masked,
-        as in `FluxPipeline`.
+        T is `width`, or the longest text rounded up to a multiple of 8, at most `max_sequence_length`; longer
+        texts are cut, shorter ones padded. Padding is not masked, as in `FluxPipeline`.
         """
         texts = [prompt] if isinstance(prompt, str) else prompt
-        lists = self.tokenizer_2(texts, truncation=True, max_length=max_sequence_length).input_ids
-        longest = max(len(ids) for ids in lists)
-        width = min(-(-longest // TEXT_MULTIPLE) * TEXT_MULTIPLE, max_sequence_length)
-        ids = self.tokenizer_2.pad(
-            {"input_ids": lists}, padding="max_length", max_length=width, return_tensors="pt"
-        )
-        device = self._execution_device
-        text = self.text_encoder_2(ids.input_ids.to(device))[0]
-        tokens = self.tokenizer(
-            texts,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        pooled = self.text_encoder(tokens.input_ids.to(device)).pooler_output
-        dtype = self.transformer.dtype
+        if width is None:
+            width = max(self._text_widths(texts, max_sequence_length))
+        pad = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        ids = self.tokenizer_2(texts, max_length=width, **pad).input_ids
+        clip_ids = self.tokenizer(texts, max_length=self.tokenizer.model_max_length, **pad).input_ids
+        device, dtype = self._execution_device, self.transformer.dtype
+        text = self.text_encoder_2(ids.to(device))[0]
+        pooled = self.text_encoder(clip_ids.to(device)).pooler_output
         return text.to(dtype), pooled.to(dtype)
 
+    def _text_widths(self, texts: list[str], limit: int) -> list[int]:
+        """T5 tokens of each text, rounded up to a multiple of 8, at most `limit`."""
+        lengths = [len(ids) for ids in self.tokenizer_2(texts, truncation=True, max_length=limit).input_ids]
+        return [min(math.ceil(length / TEXT_MULTIPLE) * TEXT_MULTIPLE, limit) for length in lengths]
+
+    def _encode_all(
+        self,
+        prompts: list[str] | None,
+        negatives: list[str] | None,
+        embeds: torch.Tensor | None,
+        pooled: torch.Tensor | None,
+        limit: int,
+    ) -> tuple[Words, Words | None]:
+        """Words of the prompts and of the negative prompts, picture by picture of the same width."""
+        if prompts is None:
+            embeds, pooled = (
+                part.to(self._execution_device, self.transformer.dtype) for part in (embeds, pooled)
+            )
+            words = Words(embeds, pooled, (embeds.shape[1],) * len(embeds))
+        else:
+            widths = self._text_widths(prompts, limit)
+            if negatives is not None:
+                widths = [max(pair) for pair in zip(widths, self._text_widths(negatives, limit), strict=True)]
+            words = self._encode_words(prompts, tuple(widths))
+        return words, None if negatives is None else self._encode_words(negatives, words.widths)
+
+    def _encode_words(self, texts: list[str], widths: tuple[int, ...]) -> Words:
+        """Encode each text at its own width: its states must not depend on the others of the batch."""
+        states: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+        pooled = list(states)
+        for width in sorted(set(widths)):
+            rows = [row for row, own in enumerate(widths) if own == width]
+            encoded = self.encode_prompt([texts[row] for row in rows], width=width)
+            for row, *parts in zip(rows, *encoded, strict=True):
+                states[row], pooled[row] = parts
+        return Words(torch.nn.utils.rnn.pad_sequence(states, batch_first=True), torch.stack(pooled), widths)
+
     def prepare_latents(
-        self, batch: int, stage: Stage, generator: torch.Generator | list[torch.Generator] | None
+        self,
+        batch: int,
+        stage: Stage,
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Noise `[B, C, height / 8, width / 8]` float32."""
+        """Noise `[B, C, height / 8, width / 8]` float32, or `latents` after a check of their shape."""
         shape = (batch, self.vae.config.latent_channels, stage.height // 8, stage.width // 8)
-        if isinstance(generator, list) and len(generator) != batch:
-            raise ValueError(f"{len(generator)} generators were given for a batch of {batch}")
-        return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+        if latents is None:
+            return randn_tensor(
+                shape, generator=generator, device=self._execution_device, dtype=torch.float32
+            )
+        if tuple(latents.shape) != shape:
+            raise ValueError(f"latents are {list(latents.shape)}; the first stage needs {list(shape)}")
+        return latents.to(self._execution_device, torch.float32)
 
     @torch.no_grad()
     def __call__(
@@ -179,200 +219,112 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  (diffusers' signature)
         callback_on_tile: Callable[[int, int], bool] | None = None,
         attention_backend: str = "auto",
-        max_sequence_length: int = 512,
+        max_sequence_length: int = TEXT_LIMIT,
     ) -> ImageOutput | tuple:
         """Paint.
 
         Args:
-            prompt, negative_prompt: text; the negative one is used by classifier-free guidance (default: empty).
+            prompt, negative_prompt: one text, or one per picture; the negative one is used by classifier-free
+                guidance (default: empty).
             height, width: pixels, multiples of 16, at least 64. Default: the base size.
             num_inference_steps: steps of the first stage. high_res_steps: steps of each further stage.
-            guidance_scale: real classifier-free guidance of the first stage; 1 switches it off.
-            high_res_strength: noise level in (0, 1] at which a further stage starts from the enlarged latents.
+            guidance_scale: real classifier-free guidance of the first stage; 1 switches it off. A transformer
+                with a guidance embedding is told it in every stage instead.
+            high_res_strength: noise level in (0, 1] at which a further stage starts from enlarged latents.
             num_images_per_prompt: pictures per prompt.
             generator: one, or a list with one per picture.
             latents: noise of the first stage, `[B, C, h / 8, w / 8]`.
-            prompt_embeds, pooled_prompt_embeds: instead of `prompt`.
-            output_type: "pil", "np", "pt" (floats in [0, 1], `[B, 3, H, W]`) or "latent" (`[B, C, H / 8, W / 8]`).
-            callback_on_step_end: `(pipe, step, timestep, tensors) -> dict`; steps count over all stages. Tensors:
-                "latents" and "denoised" (the present estimate of the result), both packed `[B, N, 4 C]` in raster
-                order, "prompt_embeds". Set `pipe._interrupt = True` in it to stop.
+            prompt_embeds, pooled_prompt_embeds: instead of `prompt`, as `encode_prompt` returns them.
+            output_type: "pil", "np", "pt" (floats in [0, 1], `[B, 3, H, W]`) or "latent"
+                (`[B, C, H / 8, W / 8]` in the transformer's scale).
+            callback_on_step_end: `(pipe, step, timestep, tensors) -> dict`; steps count over all stages.
+                Tensors: "latents" and "denoised" (the present estimate of the result), both packed
+                `[B, N, 4 C]` in raster order, and "prompt_embeds"; those returned are used from then on. Set
+                `pipe._interrupt = True` in it to stop.
             callback_on_tile: called with (tiles done, tiles) while decoding; True stops.
-            attention_backend: of `kernels/local_attention`.
-            max_sequence_length: T5 tokens at most.
+            attention_backend: "auto" or a name of `kernels/local_attention`, for stages of over 1,024 tokens.
+            max_sequence_length: T5 tokens at most, up to 512.
         Returns:
             `ImageOutput`, or a tuple of its fields. After a stop, `images` is empty.
         Raises:
-            ValueError: bad sizes, counts or names.
+            ValueError: a bad argument, with what was given and what is allowed.
         """
         # 1. check
-        height, width = height or self.base_size, width or self.base_size
+        height = self.base_size if height is None else height
+        width = self.base_size if width is None else width
         self.check_inputs(
-            prompt, height, width, num_inference_steps, high_res_steps, callback_on_step_end_tensor_inputs
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            guidance_scale=guidance_scale,
+            output_type=output_type,
+            tensor_names=callback_on_step_end_tensor_inputs,
+            attention_backend=attention_backend,
         )
-        if prompt is None and (prompt_embeds is None or pooled_prompt_embeds is None):
-            raise ValueError("give prompt, or prompt_embeds together with pooled_prompt_embeds")
+        _check_range("num_inference_steps", num_inference_steps, 1)
+        _check_range("high_res_steps", high_res_steps, 1)
+        _check_range("num_images_per_prompt", num_images_per_prompt, 1)
+        _check_range("max_sequence_length", max_sequence_length, 1, TEXT_LIMIT)
         if not 0.0 < high_res_strength <= 1.0:
             raise ValueError(f"high_res_strength is {high_res_strength}; it must lie in (0, 1]")
-        self._interrupt = False
-        # 2. text
-        if prompt_embeds is None or pooled_prompt_embeds is None:
-            prompt_embeds, pooled_prompt_embeds = self.encode_prompt(prompt, max_sequence_length)
-        prompt_embeds = prompt_embeds.repeat_interleave(num_images_per_prompt, 0)
-        pooled_prompt_embeds = pooled_prompt_embeds.repeat_interleave(num_images_per_prompt, 0)
-        batch = prompt_embeds.shape[0]
-        negative = None
-        if guidance_scale != 1.0:
-            negative = self._negative(negative_prompt, batch, prompt_embeds.shape[1])
-        # 3. stages
         self.stages = plan_stages(height, width, self.base_size)
+        # 2. batch and device
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        count = prompt_embeds.shape[0] if prompts is None else len(prompts)  # type: ignore[union-attr]
+        batch = count * num_images_per_prompt
+        if isinstance(generator, list) and len(generator) != batch:
+            raise ValueError(f"{len(generator)} generators were given for {batch} pictures")
+        noise = self.prepare_latents(batch, self.stages[0], generator, latents)
+        self._interrupt = False
+        self.attention_backend = "dense"
         self._num_timesteps = num_inference_steps + high_res_steps * (len(self.stages) - 1)
-        shared = _Painting(
-            prompt_embeds, pooled_prompt_embeds, negative, guidance_scale, generator, attention_backend
+        # 3. text
+        negatives = None
+        if guidance_scale != 1.0 and not self.transformer.config.guidance_embeds:
+            negatives = (
+                negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * count
+            )
+        words, negative = self._encode_all(
+            prompts, negatives, prompt_embeds, pooled_prompt_embeds, max_sequence_length
         )
-
-        def report(
-            step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
-        ) -> dict[str, torch.Tensor]:
-            if callback_on_step_end is None:
-                return {}
-            tensors["prompt_embeds"] = shared.text
-            chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-            answer = callback_on_step_end(self, step, timestep, chosen) or {}
-            shared.text = answer.get("prompt_embeds", shared.text)
-            return answer
 
         # 4. paint
-        z = None
+        def report(
+            index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
+        ) -> dict[str, torch.Tensor]:
+            bar.update()
+            if callback_on_step_end is None:
+                return {}
+            self.step_in_stage = index
+            before = self.stage_index and num_inference_steps + high_res_steps * (self.stage_index - 1)
+            chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+            return callback_on_step_end(self, before + index, timestep, chosen) or {}
+
+        loop = StageLoop(
+            transformer=self.transformer,
+            scheduler=self.scheduler,
+            words=words.repeat(num_images_per_prompt),
+            negative=negative and negative.repeat(num_images_per_prompt),
+            guidance_scale=guidance_scale,
+            backend=attention_backend,
+            report=report,
+            is_stopped=lambda: self._interrupt,
+        )
         with self.progress_bar(total=self._num_timesteps) as bar:
-            for self.stage_index, stage in enumerate(self.stages):
-                noise = (
-                    latents
-                    if latents is not None and z is None
-                    else self.prepare_latents(batch, stage, generator)
-                )
-                if z is None:
-                    z = self._first_stage(noise.float(), stage, shared, num_inference_steps, report, bar)
-                else:
-                    z = self._next_stage(
-                        z, noise, stage, shared, high_res_steps, high_res_strength, report, bar
-                    )
+            self.stage_index = 0
+            z = loop.paint(noise, self.stages[0], num_inference_steps)
+            for index, stage in enumerate(self.stages[1:], start=1):
                 if self._interrupt:
                     break
+                self.stage_index = index
+                noise = self.prepare_latents(batch, stage, generator)
+                z = loop.enlarge(z, noise, stage, high_res_steps, high_res_strength)
+                self.attention_backend = loop.used_backend
         # 5. decode
-        images: Any = []
-        if not self._interrupt:
-            images = self._decode(z, output_type, callback_on_tile)
+        images: Any = [] if self._interrupt else self._decode(z, output_type, callback_on_tile)
         self.maybe_free_model_hooks()
         return ImageOutput(images=images, stages=self.stages) if return_dict else (images, self.stages)
-
-    def _negative(
-        self, negative_prompt: str | list[str] | None, batch: int, length: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """States of the negative prompt, cut or padded (by its own last state) to the prompt's length."""
-        texts = (
-            [negative_prompt or ""] if isinstance(negative_prompt or "", str) else list(negative_prompt or [])
-        )
-        text, pooled = self.encode_prompt(texts)
-        if text.shape[1] < length:
-            text = torch.cat([text, text[:, -1:].expand(-1, length - text.shape[1], -1)], 1)
-        return text[:, :length].expand(batch, -1, -1), pooled.expand(batch, -1)
-
-    def _schedule(self, steps: int, start: float) -> FlowMatchEulerDiscreteScheduler:
-        """A scheduler of this call's own (they hold state) with `steps` steps from noise level `start`."""
-        scheduler = type(self.scheduler).from_config(self.scheduler.config, use_dynamic_shifting=False)
-        sigmas = torch.linspace(start, start / steps, steps).tolist()
-        scheduler.set_timesteps(sigmas=sigmas, device=self._execution_device)
-        return scheduler
-
-    def _first_stage(self, noise: torch.Tensor, stage: Stage, shared: _Painting, steps: int, report: Any, bar: Any) -> torch.Tensor:  # fmt: skip
-        scheduler = self._schedule(steps, 1.0)
-        x = pack(noise)
-        ids = anchors(stage.grid).to(x.device)
-        attend = dense_attention(shared.text.shape[1])
-        for index, timestep in enumerate(scheduler.timesteps):
-            if self._interrupt:
-                break
-            self.step_in_stage = index
-            velocity = self._velocity(
-                x, timestep, ids, attend, None, shared, guided=shared.negative is not None
-            )
-            x, denoised = _euler(scheduler, velocity, timestep, x)
-            answer = report(index, timestep, {"latents": x, "denoised": denoised})
-            x = answer.get("latents", x)
-            bar.update()
-        return unpack(x, stage.grid)
-
-    def _next_stage(self, low: torch.Tensor, noise: torch.Tensor, stage: Stage, shared: _Painting, steps: int, strength: float, report: Any, bar: Any) -> torch.Tensor:  # fmt: skip
-        scheduler = self._schedule(steps, strength)
-        level = float(scheduler.sigmas[0])
-        enlarged = F.interpolate(low, size=noise.shape[-2:], mode="bicubic", align_corners=False)
-        x = pack((1 - level) * enlarged + level * noise)
-        low_grid = (low.shape[-2] // 2, low.shape[-1] // 2)
-        image_ids, guide_ids = anchors(stage.grid).to(x.device), anchors(low_grid, stage.grid).to(x.device)
-        order, inverse, attend, guide = self._guide(low, low_grid, guide_ids, stage, shared)
-        x, image_ids = x[:, order], image_ids[order]
-        first = self._num_timesteps - steps * (len(self.stages) - self.stage_index)
-        for index, timestep in enumerate(scheduler.timesteps):
-            if self._interrupt:
-                break
-            self.step_in_stage = index
-            velocity = self._velocity(x, timestep, image_ids, attend, guide, shared, guided=False)
-            x, denoised = _euler(scheduler, velocity, timestep, x)
-            answer = report(
-                first + index, timestep, {"latents": x[:, inverse], "denoised": denoised[:, inverse]}
-            )
-            if "latents" in answer:
-                x = answer["latents"][:, order]
-            bar.update()
-        return unpack(x[:, inverse], stage.grid)
-
-    def _guide(
-        self,
-        low: torch.Tensor,
-        low_grid: tuple[int, int],
-        guide_ids: torch.Tensor,
-        stage: Stage,
-        shared: _Painting,
-    ) -> tuple[torch.Tensor, torch.Tensor, Attend, GuideCache]:
-        """Order and inverse of the image tokens, their attention, and the encoded guide."""
-        tokens = pack(low).to(self.transformer.dtype)
-        if stage.tokens <= DENSE_LIMIT:
-            order = torch.arange(stage.tokens, device=low.device)
-            cache = encode_guide(self.transformer, tokens, shared.pooled, guide_ids, dense_attention(0))
-            self.attention_backend = "dense"
-            return order, order, dense_attention(shared.text.shape[1]), cache
-        layout = AttentionLayout(shared.text.shape[1], stage.grid, low_grid)
-        alone = AttentionLayout(0, low_grid)  # the guide attends to itself alone, as a picture of its own
-        own = alone.image_order.order.to(low.device)
-        attend = dense_attention(0) if alone.image <= DENSE_LIMIT else local_attention(alone, shared.backend)
-        cache = encode_guide(self.transformer, tokens[:, own], shared.pooled, guide_ids[own], attend)
-        back = alone.image_order.inverse[layout.guide_order.order].to(low.device)
-        cache = [(key[:, back], value[:, back]) for key, value in cache]
-        self.attention_backend = (
-            explain(layout, cache[0][0]).backend if shared.backend == "auto" else shared.backend
-        )
-        image_order = layout.image_order
-        attend = local_attention(layout, shared.backend)
-        return image_order.order.to(low.device), image_order.inverse.to(low.device), attend, cache
-
-    def _velocity(
-        self, x: torch.Tensor, timestep: torch.Tensor, ids: torch.Tensor, attend: Attend, guide: GuideCache | None,
-        shared: _Painting, *, guided: bool,
-    ) -> torch.Tensor:  # fmt: skip
-        dtype = self.transformer.dtype
-        tokens, text, pooled = x.to(dtype), shared.text, shared.pooled
-        if guided and shared.negative is not None:
-            tokens = torch.cat([tokens, tokens])
-            text, pooled = torch.cat([shared.negative[0], text]), torch.cat([shared.negative[1], pooled])
-        times = (timestep / 1000).to(dtype).expand(tokens.shape[0])
-        out = denoise(
-            self.transformer, tokens, text, pooled, times, image_ids=ids, attend=attend, guide=guide
-        ).float()
-        if not guided:
-            return out
-        plain, asked = out.chunk(2)
-        return plain + shared.guidance_scale * (asked - plain)
 
     def _decode(self, z: torch.Tensor, output_type: str, on_tile: Callable[[int, int], bool] | None) -> Any:
         if output_type == "latent":
@@ -385,9 +337,7 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         return self.image_processor.postprocess(pictures, output_type=output_type)
 
 
-def _euler(
-    scheduler: Any, velocity: torch.Tensor, timestep: torch.Tensor, x: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One scheduler step, and the estimate of the clean latents it was made with."""
-    denoised = x - timestep / 1000 * velocity
-    return scheduler.step(velocity, timestep, x, return_dict=False)[0], denoised
+def _check_range(name: str, value: int, least: int, most: int | None = None) -> None:
+    if value < least or (most is not None and value > most):
+        allowed = f"at least {least}" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name} is {value}; it must be {allowed}")

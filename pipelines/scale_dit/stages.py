@@ -1,11 +1,12 @@
-"""The one rule that says at which sizes a picture is painted."""
+"""The one rule that says at which sizes a picture is painted. Free of torch: forecasts use it, too."""
 
 import math
 from dataclasses import dataclass
 
 MULTIPLE = 16
 LEAST = 64
-MAX_RATIO = 4.0
+MAX_RATIO = 4
+DENSE_LIMIT = 1024  # tokens up to which every token sees every other: local attention gains nothing there
 
 
 @dataclass(frozen=True)
@@ -55,30 +56,34 @@ def plan_stages(height: int, width: int, base: int) -> tuple[Stage, ...]:
     first = Stage(_snap(height / total), _snap(width / total))
     # rounding to 16 px may have made one side smaller than intended: the larger of both ratios counts
     total = max(height / first.height, width / first.width)
-    ratios = _ratios(total)
-    sizes, done = [first], 1.0
-    for ratio in ratios[:-1]:
-        done *= ratio
-        share = math.log(done) / math.log(total)
-        sizes.append(
-            Stage(
-                _snap(first.height * (height / first.height) ** share),
-                _snap(first.width * (width / first.width) ** share),
-            )
-        )
-    return (*sizes, Stage(height, width))
+    if total <= 1.0:
+        return (first,)
+    shares = _shares(total)
+    heights = _enlarge(first.height, height, shares)
+    widths = _enlarge(first.width, width, shares)
+    return tuple(Stage(*size) for size in zip(heights, widths, strict=True))
 
 
 def _snap(value: float) -> int:
     return max(LEAST, math.ceil(value / MULTIPLE - 0.5) * MULTIPLE)
 
 
-def _ratios(total: float) -> list[float]:
-    ratios = []
-    while total > MAX_RATIO * (1 + 1e-9):
-        ratios.append(MAX_RATIO)
-        total /= MAX_RATIO
-    if ratios and total < 2.0:
-        both = math.sqrt(ratios.pop() * total)
-        return [*ratios, both, both]
-    return [*ratios, total]
+def _shares(total: float) -> list[float]:
+    """How far (in logarithms, 0 to 1) each stage but the first has come when a side grows `total` times."""
+    ratios, rest = [], total
+    while rest > MAX_RATIO * (1 + 1e-9):
+        ratios.append(float(MAX_RATIO))
+        rest /= MAX_RATIO
+    if ratios and rest < 2.0:
+        ratios[-1] = rest = math.sqrt(MAX_RATIO * rest)
+    ratios.append(rest)
+    return [math.log(math.prod(ratios[: count + 1])) / math.log(total) for count in range(len(ratios))]
+
+
+def _enlarge(first: int, last: int, shares: list[float]) -> list[int]:
+    """One side over all stages. Rounding to 16 px never makes a step larger than 4."""
+    sides = [last]
+    for share in reversed(shares[:-1]):
+        least = math.ceil(sides[0] / (MAX_RATIO * MULTIPLE)) * MULTIPLE
+        sides.insert(0, max(_snap(first * (last / first) ** share), least))
+    return [first, *sides]

@@ -46,7 +46,12 @@ def local_attention(layout: AttentionLayout, backend: str = "auto") -> Attend:
 
 
 def encode_guide(
-    transformer: nn.Module, guide: Tensor, pooled: Tensor, ids: Tensor, attend: Attend
+    transformer: nn.Module,
+    guide: Tensor,
+    pooled: Tensor,
+    ids: Tensor,
+    attend: Attend,
+    guidance: Tensor | None = None,
 ) -> GuideCache:
     """Run the low-res branch once.
 
@@ -55,10 +60,12 @@ def encode_guide(
         pooled: pooled text `[B, P]`.
         ids: positions `[G, 3]` (or `[B, G, 3]`), the scaled anchors.
         attend: attention of guide tokens among themselves.
+        guidance: `[B]`, for transformers with a guidance embedding.
     Returns:
         keys (rotated) and values `[B, G, H, D]` of every block, double blocks first.
     """
-    temb = transformer.time_text_embed(torch.zeros_like(pooled[:, 0]), pooled)
+    _bring_in(transformer)
+    temb = _modulation(transformer, torch.zeros_like(pooled[:, 0]), pooled, guidance)
     rotary = _rotary(transformer, ids)
     hidden = transformer.x_embedder(guide)
     cache: GuideCache = []
@@ -86,6 +93,7 @@ def denoise(
     image_ids: Tensor,
     attend: Attend,
     guide: GuideCache | None = None,
+    guidance: Tensor | None = None,
 ) -> Tensor:
     """Velocity of the image tokens.
 
@@ -95,11 +103,13 @@ def denoise(
         timestep: `[B]` in [0, 1].
         image_ids: positions `[N, 3]` (or `[B, N, 3]`) in the order of `image`; text sits at position 0.
         guide: what `encode_guide` returned, or None.
+        guidance: `[B]`, for transformers with a guidance embedding.
     Returns:
         `[B, N, C]`.
     Source: arXiv 2510.16325, section 3; block structure of FLUX.1.
     """
-    temb = transformer.time_text_embed(timestep.to(image.dtype) * 1000, pooled)
+    _bring_in(transformer)
+    temb = _modulation(transformer, timestep.to(image.dtype), pooled, guidance)
     length = text.shape[1]
     text_ids = image_ids.new_zeros(*image_ids.shape[:-2], length, 3)
     rotary = _rotary(transformer, torch.cat([text_ids, image_ids], -2))
@@ -117,6 +127,19 @@ def denoise(
         query, key, value = _project(block.attn, normed, rotary)
         joint = joint + gate[:, None] * _single_out(block, attend(query, key, value, next(at)), normed)
     return transformer.proj_out(transformer.norm_out(joint[:, length:], temb))
+
+
+def _bring_in(transformer: nn.Module) -> None:
+    """Do what `enable_model_cpu_offload` hangs on `forward`, which is never called here."""
+    hook = getattr(transformer, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(transformer)
+
+
+def _modulation(transformer: Any, timestep: Tensor, pooled: Tensor, guidance: Tensor | None) -> Tensor:
+    if guidance is None:
+        return transformer.time_text_embed(timestep * 1000, pooled)
+    return transformer.time_text_embed(timestep * 1000, guidance.to(timestep.dtype) * 1000, pooled)
 
 
 def _double_block(
