@@ -46,26 +46,31 @@ def verify_folder(folder: str | Path) -> list[str]:
     folder = Path(folder)
     if not folder.is_dir():
         return [f"folder {folder} is missing"]
-    problems = [f"{path.name} can't be read as safetensors: {why}" for path, why in _unreadable(folder)]
+    problems: dict[str, str] = {}  # by file: one sentence each
+    for name, expected in _listed(folder).items():
+        path = folder / name
+        if not path.is_file():
+            problems[name] = f"{name} is missing"
+        elif path.stat().st_size != expected["bytes"]:
+            problems[name] = f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
+        elif sha256_of(path) != expected["sha256"]:
+            problems[name] = f"{name} is damaged (its checksum differs)"
+    for name, why in _unreadable(folder):
+        problems.setdefault(name, f"{name} can't be read as safetensors: {why}")
+    return list(problems.values())
+
+
+def _listed(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the manifest says of the folder's files; nothing where there is no readable manifest."""
     try:
-        models = read_manifest(folder.parent)["models"].values()
+        entries = read_manifest(folder.parent)["models"].values()
     except (OSError, ValueError):
-        return problems
-    for entry in models:
-        if entry.get("folder") != folder.name:
-            continue
-        for name, expected in entry.get("files", {}).items():
-            path = folder / name
-            if not path.is_file():
-                problems.append(f"{name} is missing")
-            elif path.stat().st_size != expected["bytes"]:
-                problems.append(f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}")
-            elif sha256_of(path) != expected["sha256"]:
-                problems.append(f"{name} is damaged (its checksum differs)")
-    return problems
+        return {}
+    files = [entry.get("files", {}) for entry in entries if entry.get("folder") == folder.name]
+    return {name: expected for part in files for name, expected in part.items()}
 
 
-def _unreadable(folder: Path) -> list[tuple[Path, str]]:
+def _unreadable(folder: Path) -> list[tuple[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     found = []
@@ -74,5 +79,5 @@ def _unreadable(folder: Path) -> list[tuple[Path, str]]:
             with safe_open(path, framework="numpy") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
-            found.append((path, str(error)))
+            found.append((path.relative_to(folder).as_posix(), str(error)))
     return found

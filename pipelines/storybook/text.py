@@ -36,7 +36,7 @@ def build_t5_tokenizer() -> T5Tokenizer:
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE whose merges spell each known word out to one token; 77 positions."""
+    """Byte-level BPE with merges for each known word: one token for most, a few for others; 77 positions."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     alphabet = sorted(ByteLevel.alphabet())

@@ -172,27 +172,37 @@ class Run:
         return {"loss": value, "norm": norm, **figures}
 
     def train(self, minutes: float | None = None) -> None:
-        """Train until the run is over or the slice of `minutes` is used up; always ends with a checkpoint."""
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stop", True))
+        """Train until the run is over, the slice of `minutes` is used up, or SIGTERM asks for an end.
+
+        Always ends with a checkpoint and an evaluation.
+        """
+        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stop", True))
+        try:
+            self._train(minutes)
+            self.save()
+            self.evaluate()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _train(self, minutes: float | None) -> None:
         self.task.model.train()
         began = last_log = last_save = last_evaluation = time.monotonic()
-        sums: dict[str, float] = {}
-        count, mark = 0, self.samples
+        figures: dict[str, list[float]] = {}  # some steps have figures that others lack
+        mark = self.samples
         while self.samples < self.config.samples and not self._stop:
             before = time.monotonic()
-            if minutes is not None and before - began > minutes * 60:
+            if minutes is not None and before - began >= minutes * 60:
                 break
             for name, value in self.train_step().items():
-                sums[name] = sums.get(name, 0.0) + value
-            count += 1
+                figures.setdefault(name, []).append(value)
             now = time.monotonic()
             self.seconds += now - before
             if now - last_log > 20:
                 rate = (self.samples - mark) / (now - last_log)
                 left = (self.config.samples - self.samples) / max(rate, 1e-9) / 60
-                means = {name: value / count for name, value in sums.items()}
+                means = {name: sum(values) / len(values) for name, values in figures.items()}
                 self.log({**means, "per_second": round(rate, 2), "minutes_left": round(left)})
-                sums, count, mark, last_log = {}, 0, self.samples, now
+                figures, mark, last_log = {}, self.samples, now
             if now - last_save > self.config.save_every_s:
                 self.save()
                 last_save = time.monotonic()
@@ -200,8 +210,6 @@ class Run:
                 self.evaluate()
                 last_evaluation = last_log = time.monotonic()
                 mark = self.samples
-        self.save()
-        self.evaluate()
 
 
 def slice_of(config: LoopConfig, **changes: Any) -> LoopConfig:

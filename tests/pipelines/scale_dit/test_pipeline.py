@@ -100,6 +100,7 @@ def test_given_noise_replaces_the_generators(pipeline):
     assert torch.equal(given, paint(pipeline, seed=1).images)
 
 
+@torch.no_grad()
 def test_given_states_replace_the_prompt(pipeline):
     text, pooled = pipeline.encode_prompt(PROMPT)
     given = paint(pipeline, None, prompt_embeds=text, pooled_prompt_embeds=pooled).images

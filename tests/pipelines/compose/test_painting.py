@@ -1,0 +1,146 @@
+"""The studio's door to painting, on a tiny real model."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.compose import painting
+from pipelines.compose.painting import Cancelled, load_model, paint
+from pipelines.runtime import choose_runtime
+from pipelines.storybook.vocabulary import world_summary
+
+PROMPT = "a red ball in a meadow"
+LARGE = {"width": 544, "height": 544}  # stages 64, 256 and 544; local attention; four tiles
+
+
+@pytest.fixture(scope="module")
+def model(saved_folder):
+    return load_model(saved_folder)
+
+
+def run(model, **options):
+    return paint(model, **{"prompt": PROMPT, "width": 128, "height": 64, "seed": 1, "steps": 2, **options})
+
+
+def test_a_model_is_loaded_for_this_machine(model, saved_folder):
+    runtime = choose_runtime()
+    assert (model.device, model.dtype) == (runtime.device, runtime.dtype)
+    assert model.folder == saved_folder and model.is_storybook
+    assert str(model.pipeline.transformer.dtype) == f"torch.{runtime.dtype}"
+
+
+def test_a_picture_and_how_it_was_made(model):
+    painted = run(model)
+    assert painted.image.mode == "RGB" and painted.image.size == (128, 64)
+    assert painted.stages == ((96, 64), (128, 64))
+    assert list(painted.seconds) == ["encode", "stage 1", "stage 2", "decode"]
+    assert all(value >= 0 for value in painted.seconds.values()) and sum(painted.seconds.values()) > 0
+    assert (painted.backend, painted.device, painted.dtype) == ("dense", model.device, model.dtype)
+    assert painted.warnings == () and painted.peak_bytes > 50_000_000
+
+
+def test_the_same_seed_gives_the_same_pixels(model):
+    first, second, other = (np.asarray(run(model, seed=seed).image) for seed in (5, 5, 6))
+    assert np.array_equal(first, second) and not np.array_equal(first, other)
+
+
+def test_progress_runs_from_nothing_to_one_through_all_phases(model, monkeypatch):
+    monkeypatch.setattr(painting, "PREVIEW_EVERY_S", 0.0)
+    news = []
+    painted = run(model, **LARGE, on_progress=news.append)
+    fractions = [item.fraction for item in news]
+    assert fractions[0] == 0.0 and fractions[-1] == 1.0
+    assert all(before < after for before, after in zip(fractions, fractions[1:], strict=False))
+    marks = [(item.phase, item.stage, item.step, item.steps) for item in news]
+    assert marks == [
+        ("encode", 1, 0, 1),
+        *[("paint", 1, step, 2) for step in (1, 2)],
+        *[("paint", 2, step, 8) for step in range(1, 9)],
+        *[("paint", 3, step, 8) for step in range(1, 9)],
+        *[("decode", 3, tile, 4) for tile in range(1, 5)],
+    ]
+    assert {item.stages for item in news} == {3}
+    sizes = {item.stage: (item.width, item.height) for item in news}
+    assert tuple(sizes[stage] for stage in (1, 2, 3)) == painted.stages == ((64, 64), (256, 256), (544, 544))
+    assert painted.backend in ("sdpa", "explicit") and "preview" in painted.seconds
+    for item in news:
+        assert (item.preview is not None) == (item.phase == "paint")
+        if item.preview is not None:
+            assert isinstance(item.preview, Image.Image) and item.preview.mode == "RGB"
+            assert max(item.preview.size) <= 32 * 8 * 1.5
+    assert news[-5].preview.size == (272, 272)
+
+
+def test_previews_are_spaced_and_nobody_pays_for_unwatched_ones(model, monkeypatch):
+    monkeypatch.setattr(painting, "PREVIEW_EVERY_S", math.inf)
+    news = []
+    run(model, on_progress=news.append)
+    assert not any(item.preview for item in news)
+    monkeypatch.undo()
+    assert "preview" not in run(model).seconds
+
+
+@pytest.mark.parametrize(
+    ("asked", "seen"),
+    [
+        (1, []),
+        (2, ["encode", "paint"]),
+        (4, ["encode", "paint", "paint", "paint"]),
+        (20, ["encode", *["paint"] * 18, "decode"]),
+    ],
+)
+def test_a_stop_is_heard_in_every_phase(model, asked, seen):
+    """The first question comes before the prompt is read, then one per step and one per tile."""
+    questions, phases = [], []
+
+    def should_stop():
+        questions.append(len(phases))
+        return len(questions) == asked
+
+    with pytest.raises(Cancelled):
+        run(model, **LARGE, should_stop=should_stop, on_progress=lambda item: phases.append(item.phase))
+    assert phases == seen and len(questions) == asked
+    assert run(model).image.size == (128, 64)  # the model paints on
+
+
+def test_synonyms_paint_what_they_stand_for(model):
+    plain = run(model, prompt="a red cat on a beach")
+    synonym = run(model, prompt="A crimson Kitten on a shore")
+    assert synonym.warnings == () and np.array_equal(np.asarray(plain.image), np.asarray(synonym.image))
+
+
+def test_words_outside_the_world_are_named(model):
+    (warning,) = run(model, prompt="an astronaut riding a horse").warnings
+    assert warning == f"Not in Storybook's world: astronaut, riding, horse; it knows: {world_summary()}"
+
+
+def test_other_models_are_not_measured_by_storybooks_words(own_folder, tmp_path):
+    other = load_model(own_folder.rename(tmp_path / "mine"))
+    painted = run(other, prompt="an astronaut riding a horse")
+    assert not other.is_storybook and painted.warnings == ()
+
+
+@pytest.mark.parametrize(("option", "value"), [("width", 100), ("height", 0), ("steps", 0), ("steps", -3)])
+def test_bad_values_are_refused(model, option, value):
+    with pytest.raises(ValueError, match=str(value)):
+        run(model, **{option: value})
+
+
+def test_sizes_are_checked_in_words():
+    assert painting.check_size(256, 128) is None
+    assert painting.check_size(100, 128) == "width is 100 px; it must be a multiple of 16 and at least 64"
+
+
+def test_a_damaged_model_is_refused(own_folder):
+    weights = next((own_folder / "vae").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises((ValueError, OSError)):
+        load_model(own_folder)
+
+
+def test_loading_is_silent(saved_folder, capfd, caplog):
+    load_model(saved_folder)
+    printed = capfd.readouterr()
+    assert printed.out == "" and printed.err == ""

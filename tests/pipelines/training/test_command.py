@@ -1,0 +1,89 @@
+"""The command line of recipe tables."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import pipelines.scale_dit.train
+import pipelines.storybook.train
+from pipelines.training import command
+from pipelines.training.loop import LoopConfig
+
+
+class Task:
+    def __init__(self):
+        self.model = nn.Linear(2, 2)
+
+    def loss(self, first_sample, batch):
+        return self.model(torch.ones(batch, 2, dtype=torch.bfloat16)).square().mean(), {}
+
+    def evaluate(self, model, folder):
+        return {}
+
+
+@pytest.fixture(autouse=True)
+def same_threads_afterwards():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def train(*arguments):
+    recipes = {"tiny": lambda options: (Task(), LoopConfig(samples=4, batch=2))}
+    parser = command.recipe_parser("somewhere.train", "words", recipes)
+    command.run_recipe(recipes, parser.parse_args(arguments))
+
+
+def test_a_recipe_trains_into_its_state_folder(tmp_path):
+    train("tiny", "--state", str(tmp_path / "state"), "--threads", "1")
+    assert torch.get_num_threads() == 1
+    state = torch.load(tmp_path / "state/checkpoint.pt", weights_only=True)
+    assert state["samples"] == 4
+
+
+def test_a_run_can_start_from_published_shards(tmp_path):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    save_file({"weight": torch.full((2, 2), 7.0)}, folder / "model-00001-of-00002.safetensors")
+    save_file({"bias": torch.full((2,), 3.0)}, folder / "model-00002-of-00002.safetensors")
+    train("tiny", "--state", str(tmp_path / "state"), "--start-from", str(folder), "--minutes", "0")
+    saved = torch.load(tmp_path / "state/checkpoint.pt", weights_only=True)["weights"]["masters"]
+    assert saved[0].eq(7).all() and saved[1].eq(3).all()
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no safetensors file"):
+        command.load_weights(tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [(), ("tiny",), ("huge", "--state", "x"), ("tiny", "--state")])
+def test_bad_arguments_are_explained(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train(*arguments)
+    assert ended.value.code == 2 and "usage: python -m somewhere.train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "recipes"),
+    [
+        (pipelines.storybook.train, {"vae", "t5", "clip"}),
+        (pipelines.scale_dit.train, {"flux"}),
+    ],
+)
+def test_tables_offer_their_recipes(module, recipes, capsys):
+    assert recipes <= set(module.RECIPES)
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"python -m {module.__name__}" in text and Path(module.__file__).name == "train.py"
+    assert all(name in text for name in recipes)
+
+
+def test_flux_needs_its_parts(capsys):
+    with pytest.raises(SystemExit):
+        pipelines.scale_dit.train.main(["flux", "--state", "x"])
+    assert "--parts" in capsys.readouterr().err
