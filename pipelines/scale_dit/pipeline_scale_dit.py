@@ -158,9 +158,9 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
     ) -> tuple[Words, Words | None]:
         """Words of the prompts and of the negative prompts, picture by picture of the same width."""
         if prompts is None:
-            embeds, pooled = (
-                part.to(self._execution_device, self.transformer.dtype) for part in (embeds, pooled)
-            )
+            assert embeds is not None and pooled is not None  # check_inputs saw to that
+            device, dtype = self._execution_device, self.transformer.dtype
+            embeds, pooled = embeds.to(device, dtype), pooled.to(device, dtype)
             words = Words(embeds, pooled, (embeds.shape[1],) * len(embeds))
         else:
             widths = self._text_widths(prompts, limit)
@@ -207,7 +207,7 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         num_inference_steps: int = 20,
         high_res_steps: int = 8,
         guidance_scale: float = 3.0,
-        high_res_strength: float = 0.7,
+        high_res_strength: float = 0.5,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,

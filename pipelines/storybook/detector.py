@@ -144,7 +144,7 @@ def _check(x: torch.Tensor) -> None:
 
 
 class StorybookEyes(ModelMixin, ConfigMixin):
-    """Residual convolution net on squares of 4x4 pixels, with a head at stride 8 that also hears from stride 16.
+    """Residual convolution net on squares of 4x4 pixels, a head at stride 8 that also hears from stride 16.
 
     Args:
         widths: channels at strides 4, 8 and 16.

@@ -214,7 +214,7 @@ def damage(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     work.some(0.15, lambda part, n: torch.lerp(part, _softer(part, 2), uniform(n, 0.3, 1.0)))
     for cells, strength in ((8, 0.12), (32, 0.1), (x.shape[2], 0.08)):
         noise = partial(_noise, cells=cells, generator=generator)
-        work.some(0.3, lambda part, n, f=noise, s=strength: part + f(part.shape) * uniform(n, 0.0, s))
+        work.some(0.3, partial(_with_noise, noise=noise, uniform=uniform, strength=strength))
     work.some(0.8, lambda part, n: _relit(part, uniform(n, 0.8, 1.2), uniform(n, 0.78, 1.2)))
     work.some(0.8, lambda part, n: part + uniform(n, -0.12, 0.12) + uniform(n, -0.06, 0.06, 3))
     return work.x.clamp_(-1, 1)
@@ -235,6 +235,16 @@ def _softer(x: torch.Tensor, reach: int) -> torch.Tensor:
     x = F.pad(x, (reach,) * 4, mode="replicate")
     x = x[..., : -2 * reach] + x[..., reach:-reach] + x[..., 2 * reach :]
     return (x[..., : -2 * reach, :] + x[..., reach:-reach, :] + x[..., 2 * reach :, :]).div_(9)
+
+
+def _with_noise(
+    part: torch.Tensor,
+    count: int,
+    noise: Callable[[torch.Size], torch.Tensor],
+    uniform: Callable[..., torch.Tensor],
+    strength: float,
+) -> torch.Tensor:
+    return part + noise(part.shape) * uniform(count, 0.0, strength)
 
 
 def _noise(shape: torch.Size, cells: int, generator: torch.Generator) -> torch.Tensor:

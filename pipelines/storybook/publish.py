@@ -38,6 +38,15 @@ def publish_vae(state: Path, folder: Path) -> None:
     vae.half().save_pretrained(folder / "vae", max_shard_size=SHARD)
 
 
+def publish_vae_decoder(state: Path, folder: Path) -> None:
+    """Replace the autoencoder by the run that went on with its decoder; its latents stay as folded."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(folder / "vae")
+    vae.load_state_dict({name: value.float() for name, value in averaged(state).items()})
+    vae.half().save_pretrained(folder / "vae", max_shard_size=SHARD)
+
+
 @torch.no_grad()
 def latent_statistics(vae: torch.nn.Module, count: int = 192) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation of each latent channel over whole drawings, `[16]` each."""
@@ -114,7 +123,7 @@ def renew_manifest(weights: Path, name: str, entry: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.storybook.publish", description=__doc__)
-    parser.add_argument("part", choices=("vae", "t5", "clip", "clip-text", "manifest"))
+    parser.add_argument("part", choices=("vae", "vae-decoder", "t5", "clip", "clip-text", "manifest"))
     parser.add_argument(
         "--state", type=Path, help="state folder of the run (manifest: JSON file of the entry)"
     )
@@ -129,9 +138,12 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.part == "clip":
         publish_clip(options.state, options.folder, options.whole)
     else:
-        {"vae": publish_vae, "t5": publish_t5, "clip-text": publish_clip_text}[options.part](
-            options.state, options.folder
-        )
+        {
+            "vae": publish_vae,
+            "vae-decoder": publish_vae_decoder,
+            "t5": publish_t5,
+            "clip-text": publish_clip_text,
+        }[options.part](options.state, options.folder)
 
 
 if __name__ == "__main__":

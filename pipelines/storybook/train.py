@@ -1,6 +1,7 @@
 """Train one of Storybook's base models: `python -m pipelines.storybook.train vae --state DIR --minutes 9`."""
 
 import argparse
+from pathlib import Path
 
 from pipelines.training.command import Recipe, recipe_parser, run_recipe
 from pipelines.training.loop import LoopConfig, Task
@@ -42,6 +43,14 @@ def _clip_text(_: argparse.Namespace) -> tuple[Task, LoopConfig]:
     return CLIPTextTask(), clip_text_recipe()
 
 
+def _vae_decoder(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.storybook.train_vae import VAEDecoderTask, vae_decoder_recipe
+
+    if options.parts is None:
+        raise SystemExit("vae-decoder needs --parts: the model folder whose vae it goes on with")
+    return VAEDecoderTask(options.parts / "vae"), vae_decoder_recipe()
+
+
 RECIPES: dict[str, Recipe] = {
     "clip": _clip,
     "clip-text": _clip_text,
@@ -54,6 +63,7 @@ RECIPES: dict[str, Recipe] = {
 
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.storybook.train", __doc__, RECIPES)
+    parser.add_argument("--parts", type=Path, help="vae-decoder: model folder with the vae to go on with")
     run_recipe(RECIPES, parser.parse_args(arguments))
 
 

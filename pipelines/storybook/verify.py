@@ -73,7 +73,8 @@ def verify(detections: "Detections", wanted: Wanted) -> Verdict:
     relation = None
     if wanted.relation is not None:
         boxes = [match.box for match in matches if match is not None]
-        relation = len(boxes) == 2 and box_relation(*boxes, detections.aspect) == wanted.relation
+        both = len(boxes) == 2
+        relation = both and box_relation(boxes[0], boxes[1], detections.aspect) == wanted.relation
     return Verdict(tuple(match is not None for match in matches), place, relation)
 
 
