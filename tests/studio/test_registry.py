@@ -71,7 +71,9 @@ def test_real_manifest_and_files(settings: Settings, tmp_path: Path) -> None:
     assert registry.card("storybook", verify=True).state == "ok"
     model.write_bytes(b"pickled!!!")
     card = registry.card("storybook", verify=True)
-    assert card.state == "damaged" and "unet.safetensors can't be read as safetensors" in card.problems[0]
+    assert (
+        card.state == "damaged" and "unet.safetensors is damaged (its checksum differs)" in card.problems[0]
+    )
     assert all(problem.endswith(".") for problem in card.problems)
     for content in ("{", "[]", '{"models": []}'):
         (weights / "MANIFEST.json").write_text(content)
