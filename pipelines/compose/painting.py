@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PREVIEW_EVERY_S = 0.3
+PREVIEW_SHARE = 0.1  # of the time that previews may take, on slow machines
 PREVIEW_LATENTS = 32  # longest side of what a preview decodes, in latents
 
 __all__ = [
@@ -211,7 +212,7 @@ class _Watcher:
         self.on_progress, self.should_stop = on_progress, should_stop or (lambda: False)
         self.seconds: dict[str, float] = {}
         self.mark = time.monotonic()
-        self.last_preview = 0.0
+        self.next_preview = self.mark + PREVIEW_EVERY_S
 
     def spend(self, phase: str) -> None:
         """Count the time since the last call as time of `phase`."""
@@ -257,7 +258,7 @@ class _Watcher:
 
     def _preview(self, pipeline: Any, denoised: Any, index: int) -> Image.Image | None:
         """The present estimate, shrunk in latent space (the autoencoder is trained for that) and decoded."""
-        if self.on_progress is None or time.monotonic() - self.last_preview < PREVIEW_EVERY_S:
+        if self.on_progress is None or self.mark < self.next_preview:
             return None
         import torch
         import torch.nn.functional as F
@@ -271,6 +272,7 @@ class _Watcher:
             small = F.avg_pool2d(latents, shrink) / vae.config.scaling_factor
             picture = vae.decode((small + (vae.config.shift_factor or 0.0)).to(vae.dtype)).sample
         picture = pipeline.image_processor.postprocess(picture.float().clamp(-1, 1), output_type="pil")[0]
+        began = self.mark
         self.spend("preview")
-        self.last_preview = time.monotonic()
+        self.next_preview = self.mark + max(PREVIEW_EVERY_S, (self.mark - began) / PREVIEW_SHARE)
         return picture

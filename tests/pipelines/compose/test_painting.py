@@ -48,6 +48,7 @@ def test_the_same_seed_gives_the_same_pixels(model):
 
 def test_progress_runs_from_nothing_to_one_through_all_phases(model, monkeypatch):
     monkeypatch.setattr(painting, "PREVIEW_EVERY_S", 0.0)
+    monkeypatch.setattr(painting, "PREVIEW_SHARE", math.inf)
     news = []
     painted = run(model, **LARGE, on_progress=news.append)
     fractions = [item.fraction for item in news]
@@ -144,3 +145,14 @@ def test_loading_is_silent(saved_folder, capfd, caplog):
     load_model(saved_folder)
     printed = capfd.readouterr()
     assert printed.out == "" and printed.err == ""
+
+
+def test_previews_take_a_tenth_of_the_time_at_most(model, monkeypatch):
+    monkeypatch.setattr(painting, "PREVIEW_EVERY_S", 0.0)
+    news = []
+    painted = run(model, width=512, height=512, on_progress=news.append)
+    previews = sum(item.preview is not None for item in news)
+    steps = sum(item.phase == "paint" for item in news)
+    assert 1 <= previews < steps
+    longest = painted.seconds["preview"] / previews  # the last one may come at the very end
+    assert painted.seconds["preview"] < 0.15 * sum(painted.seconds.values()) + 2 * longest
