@@ -144,7 +144,7 @@ def paint(
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Painting:
-    """Paint one picture; the same arguments give the same pixels on the same machine.
+    """Paint one picture; the same arguments and threads give the same pixels on the same machine.
 
     Raises:
         Cancelled: `should_stop` answered True (asked around reading the prompt, after every step and every
@@ -159,6 +159,7 @@ def paint(
     watcher = _Watcher(stages, work, steps, on_progress, should_stop)
     text, warnings = understood(prompt) if model.is_storybook else (prompt, ())
     watcher.begin()
+    warnings += unread(pipeline, text)
     with torch.no_grad():
         states, pooled = pipeline.encode_prompt(text)
     watcher.spend("encode")
@@ -195,6 +196,12 @@ def understood(prompt: str) -> tuple[str, tuple[str, ...]]:
     unknown = unknown_words(prompt)
     remark = f"Not in Storybook's world: {', '.join(unknown)}; it knows: {world_summary()}"
     return canonical_prompt(prompt).lower(), (remark,) if unknown else ()
+
+
+def unread(pipeline: Any, text: str) -> tuple[str, ...]:
+    """A sentence about the end of a text that is too long to be read whole."""
+    length, limit = len(pipeline.tokenizer_2(text, verbose=False).input_ids), pipeline.text_limit
+    return (f"Only the first {limit} of the prompt's {length} tokens were read.",) if length > limit else ()
 
 
 class _Watcher:

@@ -78,6 +78,11 @@ class ScaleDiTPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         return round(self.scheduler.config.max_image_seq_len**0.5) * 16
 
     @property
+    def text_limit(self) -> int:
+        """T5 tokens that are read at most."""
+        return TEXT_LIMIT
+
+    @property
     def num_timesteps(self) -> int:
         return self._num_timesteps
 

@@ -62,7 +62,7 @@ class VAETask:
         # and until then the noise, not the network, limits the picture (measured: stuck at 17 dB)
         nn.init.constant_(self.model.quant_conv.bias[16:], -5.0)
         self.kl, self.seed = kl, seed
-        self.scenes, self.mix = SceneMix(), CropMix(SIZES, on_objects=0.9)
+        self.scenes, self.mix = SceneMix(), CropMix(SIZES, on_objects=0.8)
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
         device, dtype = runtime_device()

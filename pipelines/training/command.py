@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,11 +15,12 @@ Recipe = Callable[[argparse.Namespace], tuple[Task, LoopConfig]]
 def recipe_parser(
     program: str, description: str | None, names: Mapping[str, Recipe]
 ) -> argparse.ArgumentParser:
-    """The options of every recipe: name, `--state`, `--minutes`, `--threads`, `--start-from`."""
+    """The options of every recipe: name, `--state`, `--minutes`, `--samples`, `--threads`, `--start-from`."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     parser.add_argument("recipe", choices=sorted(names))
     parser.add_argument("--state", type=Path, required=True, help="folder of checkpoints and logs")
     parser.add_argument("--minutes", type=float, help="length of this slice; the run resumes next time")
+    parser.add_argument("--samples", type=int, help="length of the whole run, where the recipe's is too long")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--start-from", type=Path, help="published weights to start from, with a short re-warm-up"
@@ -30,6 +32,8 @@ def run_recipe(recipes: Mapping[str, Recipe], options: argparse.Namespace) -> No
     """Train what the options ask for; a state folder with a checkpoint goes on from there."""
     torch.set_num_threads(options.threads)
     task, config = recipes[options.recipe](options)
+    if options.samples is not None:
+        config = replace(config, samples=options.samples)
     start = load_weights(options.start_from) if options.start_from else None
     Run(task, config, options.state, start).train(options.minutes)
 

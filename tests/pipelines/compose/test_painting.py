@@ -117,6 +117,13 @@ def test_words_outside_the_world_are_named(model):
     assert warning == f"Not in Storybook's world: astronaut, riding, horse; it knows: {world_summary()}"
 
 
+def test_a_text_that_is_too_long_is_cut_aloud(model, capfd):
+    words = " ".join(["red"] * 700)
+    assert run(model, prompt=words).warnings == ("Only the first 512 of the prompt's 701 tokens were read.",)
+    assert run(model, prompt=" ".join(["red"] * 511)).warnings == ()
+    assert capfd.readouterr().err == ""
+
+
 def test_other_models_are_not_measured_by_storybooks_words(own_folder, tmp_path):
     other = load_model(own_folder.rename(tmp_path / "mine"))
     painted = run(other, prompt="an astronaut riding a horse")

@@ -87,3 +87,23 @@ def test_a_missing_weight_file_is_an_error(own_folder):
     next((own_folder / "transformer").glob("*.safetensors")).unlink()
     with pytest.raises(OSError):
         load_pipeline(own_folder)
+
+
+def test_a_lora_file_is_loaded_and_taken_out_again(saved_folder, tmp_path):
+    """The layers it wraps are called though the transformer's own forward is not."""
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    trained = load_pipeline(saved_folder)
+    torch.manual_seed(9)
+    config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False)
+    trained.transformer.add_adapter(config)
+    layers = get_peft_model_state_dict(trained.transformer)
+    ScaleDiTPipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers)
+    pipeline = load_pipeline(saved_folder)
+    plain = paint(pipeline)
+    pipeline.load_lora_weights(tmp_path)
+    with_lora = paint(pipeline)
+    assert (with_lora - plain).abs().max() > 1e-3
+    torch.testing.assert_close(with_lora, paint(trained), rtol=1e-4, atol=1e-5)
+    pipeline.unload_lora_weights()
+    torch.testing.assert_close(paint(pipeline), plain, rtol=0, atol=0)
