@@ -25,6 +25,7 @@ class GuideCells:
         of_image: int64 `[image tokens]` in raster order: cell number.
         of_guide: int64 `[guide tokens]` in raster order: cell number.
         visible: bool `[cells, cells]`: image cell (row) sees guide cell (column).
+        across: cells per row; cell numbers are row * across + column.
     """
 
     image_rows: Tensor
@@ -32,6 +33,7 @@ class GuideCells:
     of_image: Tensor
     of_guide: Tensor
     visible: Tensor
+    across: int
 
 
 @lru_cache(maxsize=32)
@@ -60,6 +62,7 @@ def guide_cells(grid: tuple[int, int], guide_grid: tuple[int, int], window: int,
         _numbers(image_rows, image_cols, across),
         _numbers(guide_rows, guide_cols, across),
         visible.reshape(down * across, down * across),
+        across,
     )
 
 
@@ -75,7 +78,7 @@ def _raster_cells(grid: tuple[int, int], guide_grid: tuple[int, int], window: in
     of_guide = _numbers(guide_lines[0], guide_lines[1], across)
     count = int(torch.maximum(of_image.max(), of_guide.max())) + 1
     visible = (torch.arange(count)[:, None] - torch.arange(count)).abs() <= 1
-    return GuideCells(image_lines[0], image_lines[1], of_image, of_guide, visible)
+    return GuideCells(image_lines[0], image_lines[1], of_image, of_guide, visible, across)
 
 
 def _numbers(rows: Tensor, cols: Tensor, across: int) -> Tensor:

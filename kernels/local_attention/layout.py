@@ -16,6 +16,7 @@ from torch import Tensor
 from ..hilbert.order import ORDER_NAMES, OrderName, TokenOrder, token_order
 from .blocks import BlockMap, block_map
 from .cells import GuideCells, Reach, guide_cells
+from .visibility import visibility
 
 LocalMode = Literal["own", "ring", "radius"]
 ImageToGuide = Literal["all", "aligned", "neighbours", "upstream_raster1", "none"]
@@ -136,46 +137,8 @@ class AttentionLayout:
         Returns:
             bool `[len(rows), length]`, True where the query may see the key, both in sequence order.
         """
-        queries = torch.arange(self.length)[rows]
-        if self.dilate is not None:
-            blocks = self.block_map().dense()
-            return blocks[queries // self.dilate[0]][:, torch.arange(self.length) // self.dilate[1]]
-        mask = torch.zeros(queries.numel(), self.length, dtype=torch.bool)
-        image_end = self.text + self.image
-        in_text, in_guide = queries < self.text, queries >= image_end
-        in_image = ~in_text & ~in_guide
-        mask[in_text, :image_end] = True
-        mask[in_text, image_end:] = self.text_to_guide
-        mask[in_image, : self.text] = True
-        mask[in_image, self.text : image_end] = self._local_mask(queries[in_image] - self.text)
-        if self.guide_grid is not None:
-            mask[in_guide, : self.text] = self.guide_to_text
-            mask[in_image, image_end:] = self._guide_mask(queries[in_image] - self.text)
-            mask[in_guide, image_end:] = self._guide_self_mask(queries[in_guide] - image_end)
-        return mask
-
-    def _local_mask(self, queries: Tensor) -> Tensor:
-        reach = self.radius
-        order = self.image_order.order
-        row, col = order // self.grid[1], order % self.grid[1]
-        if self.local != "radius":
-            reach = 0 if self.local == "own" else 1
-            row, col = row // self.window, col // self.window
-        return _within(row, col, queries, reach)
-
-    def _guide_mask(self, queries: Tensor) -> Tensor:
-        if self.image_to_guide in ("all", "none"):
-            return torch.full((queries.numel(), self.guide), self.image_to_guide == "all")
-        cells = self.guide_cells
-        query_cells = cells.of_image[self.image_order.order][queries]
-        return cells.visible[query_cells][:, cells.of_guide[self.guide_order.order]]
-
-    def _guide_self_mask(self, queries: Tensor) -> Tensor:
-        assert self.guide_grid is not None
-        if self.guide_to_guide == "all":
-            return torch.ones(queries.numel(), self.guide, dtype=torch.bool)
-        order = self.guide_order.order
-        return _within(order // self.guide_grid[1], order % self.guide_grid[1], queries, self.guide_radius)
+        positions = torch.arange(self.length)
+        return visibility(self).visible(positions[rows, None], positions)
 
     def block_map(self, block: tuple[int, int] | None = None) -> BlockMap:
         """Blocks of (query tokens, key tokens) that hold a visible pair, as compressed rows.
@@ -194,9 +157,3 @@ class AttentionLayout:
     def flops(self, batch: int, heads: int, head_dim: int) -> int:
         """Useful floating-point operations of one call: 4 * batch * heads * head_dim * visible pairs."""
         return 4 * batch * heads * head_dim * int(self.keys_per_query().sum())
-
-
-def _within(row: Tensor, col: Tensor, queries: Tensor, reach: int) -> Tensor:
-    """bool `[queries, tokens]`: Chebyshev distance of at most `reach`."""
-    near_rows = (row[queries][:, None] - row[None, :]).abs() <= reach
-    return near_rows & ((col[queries][:, None] - col[None, :]).abs() <= reach)
