@@ -1,0 +1,229 @@
+"""Text or a class to ordered tokens, one after another, and to the picture that any prefix of them shows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from pipelines.flextok.outputs import FlexTokOutput
+from pipelines.flextok.pipeline_flextok import FlexTokPipeline
+from pipelines.flextok.token_sampling import TokenSampling
+from pipelines.flextok.transformer_flexar import ARCondition, FlexARModel
+from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
+
+TEXT_LIMIT = 512
+GUIDANCE = {"text": 3.0, "class": 1.5}  # what the authors use
+Sources = torch.Generator | Sequence[torch.Generator] | None
+
+
+class FlexARPipeline(DiffusionPipeline):
+    """FlexAR: tokens of FlexTok from text or a class.
+
+    There is no end token: fewer tokens are a coarser picture, so stop wherever is fine enough.
+
+    Source: arXiv 2502.13967; guidance on logits as in arXiv 2306.05284.
+
+    Attributes:
+        flextok: the tokenizer around the same parts.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->decoder->vae"
+    _optional_components = ["text_encoder", "tokenizer"]
+
+    def __init__(
+        self,
+        transformer: FlexARModel,
+        vae: AutoencoderKL,
+        encoder: FlexTokEncoderModel,
+        decoder: FlexTokDecoderModel,
+        text_encoder: T5EncoderModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        super().__init__()
+        codes = decoder.quantizer.num_codes
+        if transformer.config.vocab_size != codes:
+            raise ValueError(f"the model has {transformer.config.vocab_size} ids, its tokenizer {codes}")
+        if transformer.config.num_tokens > decoder.config.num_registers:
+            raise ValueError(
+                f"the model makes {transformer.config.num_tokens} tokens, "
+                f"its tokenizer reads {decoder.config.num_registers}"
+            )
+        self.register_modules(
+            transformer=transformer,
+            vae=vae,
+            encoder=encoder,
+            decoder=decoder,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+        )
+        self._interrupt = False
+
+    @property
+    def flextok(self) -> FlexTokPipeline:
+        pipeline = FlexTokPipeline(self.vae, self.encoder, self.decoder)
+        pipeline.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
+        return pipeline
+
+    @property
+    def num_tokens(self) -> int:
+        """Longest sequence that is generated."""
+        return self.transformer.config.num_tokens
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: Sequence[str]) -> ARCondition:
+        """What the model is told by texts; padding is masked, so a text's meaning is its own.
+
+        Raises:
+            ValueError: the model has no text encoder.
+        """
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError("this model has no text encoder; give class_labels")
+        limit = min(self.tokenizer.model_max_length, TEXT_LIMIT)
+        batch = self.tokenizer(
+            list(prompts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+        ).to(self._execution_device)
+        states = self.text_encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        return self.transformer.text_condition(states.last_hidden_state, batch.attention_mask)
+
+    def _condition(
+        self, prompts: Sequence[str] | None, classes: Sequence[int] | None, is_guided: bool
+    ) -> ARCondition:
+        """Condition of all rows, then, with guidance, as many null rows."""
+        if (prompts is None) == (classes is None):
+            raise ValueError("give either prompt or class_labels")
+        if prompts is not None:
+            return self.encode_prompt([*prompts, *[""] * (len(prompts) * is_guided)])
+        assert classes is not None  # one of the two
+        return self.transformer.class_condition([*classes, *[None] * (len(classes) * is_guided)])
+
+    @torch.no_grad()
+    def stream(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        class_labels: int | Sequence[int] | None = None,
+        keep: int | None = None,
+        sampling: TokenSampling | None = None,
+        prefix: Any = None,
+        generator: Sources = None,
+        use_cache: bool = True,
+    ) -> Iterator[torch.Tensor]:
+        """Tokens as they come: ids `[B, n]` int64 for n = (length of the prefix) + 1 to `keep`.
+
+        Args:
+            prompt: one text or one per picture; or class_labels: one id or one per picture.
+            keep: number of tokens, 1 to `num_tokens`. Default: all.
+            sampling: guidance, temperature, filters. Default: guidance of the authors, no filters.
+            prefix: ids `[B, n]` or `[n]` to go on from, for instance a picture's first tokens.
+            generator: one for all pictures, or a list with one per picture.
+            use_cache: keep keys and values of the tokens so far (exact, and far faster).
+        Raises:
+            ValueError: a bad argument, with what was given and what is allowed.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        classes = [class_labels] if isinstance(class_labels, int) else class_labels
+        rows = len(prompts if prompts is not None else classes or [])
+        if rows == 0:
+            raise ValueError("give at least one prompt or class label")
+        total = self.num_tokens if keep is None else keep
+        if type(total) is not int or not 1 <= total <= self.num_tokens:
+            raise ValueError(f"keep is {keep!r}; allowed: 1 to {self.num_tokens}")
+        sampling = sampling or TokenSampling(GUIDANCE[self.transformer.config.condition])
+        generators = _one_each(generator, rows)
+        ids = self._checked_prefix(prefix, rows, total).to(self._execution_device)
+        condition = self._condition(prompts, classes, sampling.is_guided)
+        copies = 2 if sampling.is_guided else 1
+        cache = self.transformer.new_cache(copies * rows) if use_cache else None
+        while ids.shape[1] < total:
+            seen = ids if cache is None or cache.length == 0 else ids[:, -1:]
+            logits = self.transformer(seen.repeat(copies, 1), condition, cache, last_only=use_cache)[:, -1]
+            conditional, null = logits.chunk(2) if sampling.is_guided else (logits, None)
+            ids = torch.cat([ids, sampling.draw(conditional, null, generators)[:, None]], dim=1)
+            yield ids
+
+    def _checked_prefix(self, prefix: Any, rows: int, total: int) -> torch.Tensor:
+        if prefix is None:
+            return torch.zeros(rows, 0, dtype=torch.long)
+        ids = torch.as_tensor(prefix)
+        ids = ids.expand(rows, -1) if ids.ndim == 1 else ids
+        if ids.ndim != 2 or len(ids) != rows or not 0 <= ids.shape[1] < total or ids.is_floating_point():
+            raise ValueError(f"prefix is {list(ids.shape)}; expected integers [{rows}, 0 to {total - 1}]")
+        self.decoder.quantizer.codes(ids)  # refuses ids out of range
+        return ids.long()
+
+    def generate(
+        self, *arguments: Any, on_token: Callable[[torch.Tensor], bool] | None = None, **options: Any
+    ) -> Any:
+        """Tokens of pictures, `[B, keep]` int64 on the CPU; arguments as for `stream`.
+
+        Args:
+            on_token: called with the ids `[B, n]` after each token; True stops there.
+        """
+        ids = None
+        for ids in self.stream(*arguments, **options):
+            if on_token is not None and on_token(ids):
+                break
+        assert ids is not None  # at least one token is made
+        return ids.cpu()
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        class_labels: int | Sequence[int] | None = None,
+        keep: int | None = None,
+        num_images_per_prompt: int = 1,
+        guidance_scale: float | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        generator: Sources = None,
+        output_type: str = "pil",
+        decode_options: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """Make pictures.
+
+        Args:
+            prompt, class_labels, keep: see `stream`.
+            num_images_per_prompt: pictures per prompt or class, drawn apart from the first token on.
+            guidance_scale: Default: 3 for texts, 1.5 for classes; 1 switches guidance off.
+            temperature, top_k, top_p: see `TokenSampling`.
+            generator: for the tokens and then for the decoder's noise; one, or one per picture.
+            output_type: as for `FlexTokPipeline.decode`, or "tokens" for none.
+            decode_options: further arguments of `FlexTokPipeline.decode`.
+        Returns:
+            `FlexTokOutput`, or a tuple of its fields.
+        """
+        if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
+            raise ValueError(f"num_images_per_prompt is {num_images_per_prompt!r}; it must be at least 1")
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        classes = [class_labels] if isinstance(class_labels, int) else class_labels
+        repeated = (
+            None if given is None else [item for item in given for _ in range(num_images_per_prompt)]
+            for given in (prompts, classes)
+        )
+        default = GUIDANCE[self.transformer.config.condition]
+        sampling = TokenSampling(
+            default if guidance_scale is None else guidance_scale, temperature, top_k, top_p
+        )
+        ids = self.generate(*repeated, keep=keep, sampling=sampling, generator=generator)
+        tokens, images = list(ids), []
+        if output_type != "tokens":
+            images = self.flextok.decode(
+                tokens, generator=generator, output_type=output_type, **(decode_options or {})
+            )
+        self.maybe_free_model_hooks()
+        return FlexTokOutput(images, tokens) if return_dict else (images, tokens)
+
+
+def _one_each(generator: Sources, rows: int) -> list[torch.Generator | None]:
+    if generator is None or isinstance(generator, torch.Generator):
+        return [generator] * rows
+    if len(generator) != rows:
+        raise ValueError(f"{len(generator)} generators were given for {rows} pictures")
+    return list(generator)
