@@ -12,13 +12,16 @@ from typing import Any, BinaryIO
 
 from PIL import ImageChops
 
+from studio.checks import parse_integer, parse_size
+from studio.crafts.craft import News, Plan
+from studio.crafts.pictures import Painted, PictureMaker
+from studio.doors.painting import PipelinePainter
 from studio.errors import StudioError
 from studio.gallery.encoding import picture_format, write_picture
 from studio.gallery.files import check_writable, storage_error, write_whole
-from studio.jobs.runner import Painted, PipelinePainter, Plan, Runner
 from studio.recipes import Recipe, open_picture, read_recipe, versions
 from studio.registry import ModelCard, Registry
-from studio.requests import ImageRequest, parse_integer, parse_size
+from studio.requests import ImageRequest
 from studio.settings import Settings
 from studio.styles import load_styles
 from studio.terminal import ProgressLine
@@ -77,9 +80,8 @@ def image(arguments: ImageArguments) -> int:
         style=arguments.style,
     )
     check_writable(out)
-    runner = _runner(settings)
-    plan = runner.check(request)
-    painted = _paint(runner, plan)
+    maker = _maker(settings)
+    painted = _paint(maker, maker.check(request))
     lost = _write(out, painted, kind)
     warnings = [*painted.recipe.warnings, *([lost] if lost else [])]
     for warning in warnings:
@@ -97,9 +99,8 @@ def replay(file: str, *, as_json: bool) -> int:
     path = Path(file)
     recipe = read_recipe(path)
     settings = Settings.from_env()
-    runner = _runner(settings)
-    plan = runner.check(replace(recipe.request, prompt=recipe.prompt, style=None))
-    painted = _paint(runner, plan)
+    maker = _maker(settings)
+    painted = _paint(maker, maker.check(replace(recipe.request, prompt=recipe.prompt, style=None)))
     same = painted.recipe.pixels_sha256 == recipe.pixels_sha256
     changed = [] if same else _differences(recipe, painted)
     if as_json:
@@ -160,9 +161,9 @@ def _registry(settings: Settings) -> Registry:
     return Registry(settings, PipelinePainter())
 
 
-def _runner(settings: Settings) -> Runner:
+def _maker(settings: Settings) -> PictureMaker:
     painter = PipelinePainter()
-    return Runner(settings, Registry(settings, painter), painter, load_styles(settings.presets_dir))
+    return PictureMaker(settings, Registry(settings, painter), painter, load_styles(settings.presets_dir))
 
 
 def _prompt(prompt: str | None, prompt_file: str | None) -> str:
@@ -187,11 +188,11 @@ def _read_text(file: BinaryIO) -> str:
     return data.decode("utf-8-sig", "replace")
 
 
-def _paint(runner: Runner, plan: Plan) -> Painted:
+def _paint(maker: PictureMaker, plan: Plan) -> Painted:
     line = ProgressLine(plan.forecast.seconds)
     try:
         with _quiet_stdout():
-            return runner.paint(plan, on_progress=line.report, on_loading=line.loading)
+            return maker.paint(plan, News(report=line.report, loading=line.loading))
     finally:
         line.close()
 
@@ -229,6 +230,7 @@ def _image_facts(out: Path, painted: Painted, warnings: list[str]) -> dict[str, 
         "stages": [list(stage) for stage in recipe.stages],
         "prompt": recipe.prompt,
         "seconds": {phase: round(seconds, 3) for phase, seconds in recipe.seconds.items()},
+        "seconds_total": round(sum(recipe.seconds.values()), 3),
         "model": recipe.request.model,
         "backend": recipe.backend,
         "dtype": recipe.dtype,

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from studio.doors.painting import PipelinePainter
 from studio.errors import StudioError
 from studio.gallery.files import check_writable
-from studio.jobs.runner import PipelinePainter
 from studio.painter import Painter
 from studio.recipes import versions
 from studio.registry import Registry

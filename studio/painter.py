@@ -74,7 +74,7 @@ class CostForecast(Protocol):
 
 
 class Painter(Protocol):
-    """All the studio asks of the pipelines side. The real one is `studio.jobs.runner.PipelinePainter`."""
+    """All the studio asks of the pipelines side. The real one is `studio.doors.painting.PipelinePainter`."""
 
     def load_model(self, folder: Path) -> Any:
         """An opaque handle of the model in `folder`. Raises ValueError or OSError when it can't be read."""

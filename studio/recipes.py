@@ -26,9 +26,10 @@ from xml.sax.saxutils import quoteattr
 
 from PIL import Image, PngImagePlugin
 
+from studio.checks import MAX_PIXELS, MAX_SIDE, shown
 from studio.errors import StudioError
 from studio.painter import PaintingResult
-from studio.requests import MAX_PIXELS, MAX_SIDE, ImageRequest, shown
+from studio.requests import ImageRequest
 from studio.settings import REPOSITORY
 
 SCHEMA = 1
@@ -58,6 +59,7 @@ class Recipe:
         model_sha256: Hash over the model's files, "" when unknown.
         warnings: Sentences shown with the picture.
         unknown_words: Words of the prompt outside the model's world.
+        peak_bytes: Peak resident memory of the process that painted it, 0 when unknown.
     """
 
     request: ImageRequest
@@ -74,6 +76,7 @@ class Recipe:
     model_sha256: str = ""
     warnings: tuple[str, ...] = ()
     unknown_words: tuple[str, ...] = ()
+    peak_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values; `from_json` reads it back."""
@@ -94,6 +97,7 @@ class Recipe:
             "model_sha256": self.model_sha256,
             "warnings": list(self.warnings),
             "unknown_words": list(self.unknown_words),
+            "peak_bytes": self.peak_bytes,
         }
 
     @classmethod
@@ -125,6 +129,7 @@ class Recipe:
             model_sha256=_hash(data, "model_sha256") if data.get("model_sha256") else "",
             warnings=_texts(data, "warnings"),
             unknown_words=_texts(data, "unknown_words"),
+            peak_bytes=_whole(data, "peak_bytes", 0, 10**15) if "peak_bytes" in data else 0,
         )
 
 
@@ -144,6 +149,7 @@ def make_recipe(
         stages=tuple(result.stages),
         seconds=dict(result.seconds),
         created=time.time(),
+        peak_bytes=result.peak_bytes,
         **facts,
     )
 

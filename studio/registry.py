@@ -5,19 +5,41 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from studio.checks import shown
 from studio.errors import StudioError
 from studio.painter import Painter
-from studio.requests import DEFAULT_MODEL, shown
+from studio.requests import DEFAULT_MODEL
 from studio.settings import Settings
 
 ModelState = Literal["ok", "missing", "damaged"]
-# a pipeline class named in a model folder is only ever looked up in this list, never imported by name
-IMAGE_CLASSES = frozenset({"FluxPipeline", "ScaleDiTPipeline"})
-ALIASES = {DEFAULT_MODEL: "storybook-flux"}
+Ability = Literal["picture", "tokens", "video", "eyes"]
+# a class named in a model folder or manifest is only ever looked up here, never imported by name
+_ABILITIES: dict[str, Ability] = {
+    "FluxPipeline": "picture",
+    "ScaleDiTPipeline": "picture",
+    "FlexTokPipeline": "tokens",
+    "VidRDPipeline": "video",
+    "StorybookEyes": "eyes",
+}
+_DOES: dict[Ability, str] = {
+    "picture": "paint pictures",
+    "tokens": "turn pictures into tokens",
+    "video": "make videos",
+    "eyes": "look at pictures",
+}
+# what the short name means, by what is wanted
+_STORYBOOK: dict[Ability, str] = {
+    "picture": "storybook-flux",
+    "tokens": "storybook-flextok",
+    "video": "storybook-video",
+    "eyes": "storybook-eyes",
+}
+_GENERATING: tuple[Ability, ...] = ("picture", "tokens", "video")
 REPAIR = "Put the files back (`git restore assets/weights` in a clone), then try again."
 _MAX_INDEX_BYTES = 1 << 20
 
@@ -34,7 +56,7 @@ class ModelCard:
         size_bytes: Bytes on disk.
         state: "ok", "missing" or "damaged".
         problems: One sentence each; empty when ok.
-        paints: Whether it can answer an `ImageRequest`.
+        ability: What it can be asked for, None for parts and judges that nobody asks for anything.
         embedded: Whether it ships with the studio (its world is small and known).
         aliases: Other names requests may use.
     """
@@ -46,9 +68,14 @@ class ModelCard:
     size_bytes: int
     state: ModelState
     problems: tuple[str, ...]
-    paints: bool
+    ability: Ability | None
     embedded: bool
     aliases: tuple[str, ...] = ()
+
+    @property
+    def paints(self) -> bool:
+        """Whether it can answer an `ImageRequest`."""
+        return self.ability == "picture"
 
 
 class Registry:
@@ -71,43 +98,66 @@ class Registry:
         return [self._card(name, folder, entry, verify) for name, folder, entry in self._known()]
 
     def card(self, name: str, *, verify: bool = False) -> ModelCard:
-        """The model called `name` (or by an alias).
+        """The model called `name` (or by an alias), whatever it can do.
 
         Raises:
             StudioError: "unknown_model", listing the known ones.
         """
-        wanted = ALIASES.get(name, name)
-        known = self._known()
-        for found, folder, entry in known:
+        wanted = _STORYBOOK["picture"] if name == DEFAULT_MODEL else name
+        for found, folder, entry in self._known():
             if found == wanted:
                 return self._card(found, folder, entry, verify)
-        names = [name for name, _, _ in known]
-        names += [alias for alias, target in ALIASES.items() if target in names]
-        listing = ", ".join(sorted(names)) or f"none (nothing found in {self._settings.weights_dir.name}/)"
-        raise StudioError("unknown_model", f"model: given {shown(name)}, allowed {listing}.")
+        raise self._unknown(name, [name for name, _, _ in self._known()])
+
+    def usable(self, name: str, ability: Ability) -> ModelCard:
+        """The card of a model that can do what is wanted, now.
+
+        Args:
+            name: As a request names it; "storybook" is the embedded model of that ability.
+            ability: What is wanted.
+        Raises:
+            StudioError: unknown, of another ability, not installed, missing or damaged.
+        """
+        wanted = _STORYBOOK[ability] if name == DEFAULT_MODEL else name
+        able = [card for card in self.cards() if card.ability == ability]
+        for card in able:
+            if card.name == wanted:
+                self._require_whole(card)
+                return card
+        if not able and ability != "picture":
+            raise StudioError(
+                "not_installed",
+                f"No model that can {_DOES[ability]} is installed: {_STORYBOOK[ability]} does not come with "
+                "this version yet.",
+                "Name the folder of another in TESSERA_MODELS.",
+            )
+        names = [card.name for card in able]
+        if any(found == wanted for found, _, _ in self._known()):
+            listing = self._listing(names)
+            raise StudioError("unknown_model", f"model: {wanted} can't {_DOES[ability]}, allowed {listing}.")
+        raise self._unknown(name, names)
 
     def paintable(self, name: str) -> ModelCard:
-        """The card of a model that can paint now.
+        """The card of a model that can paint pictures now; see `usable`."""
+        return self.usable(name, "picture")
 
-        Raises:
-            StudioError: unknown, not a picture model, missing or damaged.
-        """
-        card = self.card(name)
-        self._require_whole(card)
-        if not card.paints:
-            usable = ", ".join(other.name for other in self.cards() if other.paints) or "none"
-            raise StudioError(
-                "unknown_model", f"model: {card.name} does not paint pictures, allowed {usable}."
-            )
-        return card
+    def has(self, ability: Ability) -> bool:
+        """Whether a whole model with this ability is here."""
+        return any(card.ability == ability and card.state == "ok" for card in self.cards())
 
-    def load(self, name: str) -> tuple[ModelCard, Any]:
-        """A model ready to paint; the least recently used one is let go when too many are loaded.
+    def load(
+        self, name: str, ability: Ability = "picture", loader: Callable[[Path], Any] | None = None
+    ) -> tuple[ModelCard, Any]:
+        """A model ready to work; the least recently used one is let go when too many are loaded.
 
+        Args:
+            name: As a request names it.
+            ability: What is wanted.
+            loader: Opens the model's folder. Default: the painter's.
         Raises:
             StudioError: unknown, missing or damaged; a model loaded before stays loaded.
         """
-        card = self.paintable(name)
+        card = self.usable(name, ability)
         stamp = _stamp(card.folder)
         with self._lock:
             kept = self._loaded.get(card.name)
@@ -117,7 +167,7 @@ class Registry:
         card = self.card(card.name, verify=True)
         self._require_whole(card)
         try:
-            model = self._painter.load_model(card.folder)
+            model = (loader or self._painter.load_model)(card.folder)
         except StudioError:
             raise
         except (ValueError, OSError, KeyError, RuntimeError) as error:
@@ -133,9 +183,18 @@ class Registry:
         return card, model
 
     def is_loaded(self, name: str) -> bool:
-        """Whether painting with `name` starts without loading."""
+        """Whether work with the model of this name (no alias) starts without loading."""
         with self._lock:
-            return ALIASES.get(name, name) in self._loaded
+            return name in self._loaded
+
+    def _unknown(self, name: str, known: list[str]) -> StudioError:
+        return StudioError("unknown_model", f"model: given {shown(name)}, allowed {self._listing(known)}.")
+
+    def _listing(self, known: list[str]) -> str:
+        """Names and the short name, for the end of a sentence."""
+        defaults = {_STORYBOOK[ability] for ability in _GENERATING}
+        names = known + ([DEFAULT_MODEL] if defaults & set(known) else [])
+        return ", ".join(sorted(names)) or f"none (nothing found in {self._settings.weights_dir.name}/)"
 
     def _require_whole(self, card: ModelCard) -> None:
         if card.state == "missing":
@@ -162,6 +221,8 @@ class Registry:
     def _card(self, name: str, folder: Path, entry: dict[str, Any], verify: bool) -> ModelCard:
         state, problems = self._state(folder, entry, verify)
         family = str(entry.get("class", "")) or _pipeline_class(folder)
+        ability = _ABILITIES.get((_pipeline_class(folder) or family).rpartition(".")[2])
+        is_default = ability in _GENERATING and name == _STORYBOOK[ability]
         return ModelCard(
             name=name,
             folder=folder,
@@ -170,9 +231,9 @@ class Registry:
             size_bytes=sum(size for _, size, _ in _files(folder)),
             state=state,
             problems=problems,
-            paints=_pipeline_class(folder) in IMAGE_CLASSES,
+            ability=ability,
             embedded=bool(entry),
-            aliases=tuple(alias for alias, target in ALIASES.items() if target == name),
+            aliases=(DEFAULT_MODEL,) if is_default else (),
         )
 
     def _state(self, folder: Path, entry: dict[str, Any], verify: bool) -> tuple[ModelState, tuple[str, ...]]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from studio.checks import MAX_PROMPT_CHARS, MAX_SIDE, MIN_SIDE, parse_integer, shown
 from studio.errors import StudioError
-from studio.requests import MAX_PROMPT_CHARS, MAX_SIDE, MIN_SIDE, parse_integer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_MAX_SIDE = 8192
 SPACE_MAX_SIDE = 4096
+# a name without port or scheme; "*" would switch the guard off, so it is none
+_HOST_NAME = re.compile(r"\.?[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Settings:
         max_queue: Most jobs that may wait at once.
         loaded_models: Most models kept in memory at once.
         on_space: True on a Hugging Face Space.
+        is_shared: Whether strangers use this studio at the same time: each sees only what is their own.
+        allowed_hosts: Further host names that the studio answers to, for instance those of a reverse proxy;
+            one that begins with a dot stands for everything below it.
     """
 
     data_dir: Path
@@ -45,6 +51,8 @@ class Settings:
     max_queue: int = 64
     loaded_models: int = 1
     on_space: bool = False
+    is_shared: bool = False
+    allowed_hosts: tuple[str, ...] = ()
 
     @property
     def gallery_dir(self) -> Path:
@@ -56,8 +64,10 @@ class Settings:
         """Settings from variables; empty ones count as not set.
 
         TESSERA_DATA_DIR, TESSERA_WEIGHTS_DIR, TESSERA_MODELS (folders joined by the system's path separator),
-        TESSERA_HOST, TESSERA_PORT, TESSERA_MAX_PROMPT_CHARS, TESSERA_MAX_SIDE, TESSERA_MAX_QUEUE and
-        TESSERA_LOADED_MODELS; GRADIO_SERVER_NAME and GRADIO_SERVER_PORT count where ours are not set.
+        TESSERA_HOST, TESSERA_PORT, TESSERA_MAX_PROMPT_CHARS, TESSERA_MAX_SIDE, TESSERA_MAX_QUEUE,
+        TESSERA_LOADED_MODELS, TESSERA_SHARED (1 or 0; a Space is shared unless told otherwise) and
+        TESSERA_ALLOWED_HOSTS (names joined by commas); GRADIO_SERVER_NAME and GRADIO_SERVER_PORT count where
+        ours are not set.
 
         Raises:
             StudioError: a number is not one, or out of its range.
@@ -81,6 +91,8 @@ class Settings:
             max_queue=_number(env, "TESSERA_MAX_QUEUE", cls.max_queue, 1, 10_000),
             loaded_models=_number(env, "TESSERA_LOADED_MODELS", cls.loaded_models, 1, 16),
             on_space=on_space,
+            is_shared=_number(env, "TESSERA_SHARED", int(on_space), 0, 1) == 1,
+            allowed_hosts=_host_names(env.get("TESSERA_ALLOWED_HOSTS", "")),
         )
 
 
@@ -92,6 +104,18 @@ def _number(env: Mapping[str, str], name: str, default: int, low: int, high: int
     if not low <= value <= high:
         raise StudioError("bad_input", f"{name}: given {value}, allowed whole numbers from {low} to {high}.")
     return value
+
+
+def _host_names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+    for name in names:
+        if not _HOST_NAME.fullmatch(name):
+            raise StudioError(
+                "bad_input",
+                f"TESSERA_ALLOWED_HOSTS: given {shown(name)}, allowed host names joined by commas, such as "
+                "studio.example.org or .example.org.",
+            )
+    return names
 
 
 def _default_data_dir(env: Mapping[str, str]) -> Path:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from studio.crafts.craft import Craft, Forecast
+from studio.crafts.pictures import PictureCraft, PictureMaker
+from studio.doors.painting import PipelinePainter
 from studio.gallery.gallery import Gallery
 from studio.jobs.queue import JobQueue
-from studio.jobs.runner import Forecast, PipelinePainter, Runner
 from studio.jobs.snapshot import JobSnapshot
 from studio.painter import Painter
 from studio.registry import Registry
-from studio.requests import DEFAULT_MODEL, ImageRequest
+from studio.requests import DEFAULT_MODEL, Kind, Request
 from studio.settings import Settings
 from studio.styles import Style, load_styles
 
@@ -33,17 +35,23 @@ class Studio:
         self.painter: Painter = painter if painter is not None else PipelinePainter()
         self.registry = Registry(settings, self.painter)
         self.styles: tuple[Style, ...] = load_styles(settings.presets_dir)
-        self.runner = Runner(settings, self.registry, self.painter, self.styles)
-        self._queue = JobQueue(settings, self.runner)
+        self.pictures = PictureMaker(settings, self.registry, self.painter, self.styles)
+        self._queue = JobQueue(settings, self._crafts)
         self.gallery: Gallery = self._queue.gallery
 
-    def submit(self, request: ImageRequest) -> str:
+    def _crafts(self, gallery: Gallery) -> dict[str, Craft]:
+        return {"picture": PictureCraft(self.pictures, gallery)}
+
+    def submit(self, request: Request, owner: str = "") -> str:
         """Put a request in the queue and return the job's identifier.
 
+        Args:
+            request: Any kind.
+            owner: The visitor who asks; "" for nobody in particular.
         Raises:
             StudioError: unknown model or style, size over the limit or over memory, queue full.
         """
-        return self._queue.submit(request)
+        return self._queue.submit(request, owner)
 
     def watch(self, job_id: str) -> JobSnapshot:
         """The job as it is now; cheap enough to ask every 0.3 s.
@@ -53,9 +61,17 @@ class Studio:
         """
         return self._queue.watch(job_id)
 
-    def jobs(self, limit: int = 20) -> list[JobSnapshot]:
-        """The newest `limit` jobs of any state, newest first."""
-        return self._queue.recent(limit)
+    def jobs(self, limit: int = 20, kind: Kind | None = None) -> list[JobSnapshot]:
+        """The newest `limit` jobs of any state, newest first; all or those of one kind."""
+        return self._queue.recent(limit, kind)
+
+    def forget(self, job_id: str) -> None:
+        """Remove a job that has ended from the list; a picture it made stays in the gallery.
+
+        Raises:
+            StudioError: "not_found", or "conflict" while it waits or runs.
+        """
+        self._queue.forget(job_id)
 
     def cancel(self, job_id: str) -> bool:
         """Ask a queued or running job to stop; False when it had already ended.
@@ -83,15 +99,17 @@ class Studio:
         Raises:
             StudioError: a size or step number that is not allowed, an unknown or missing model.
         """
-        return self.runner.forecast(width, height, steps, model, self._queue.pace(model, width * height))
+        forecast = self.pictures.forecast(width, height, steps, model)
+        name = self.registry.paintable(model).name
+        return forecast.scaled(self._queue.pace("picture", name, width * height))
 
     def painted_prompt(self, prompt: str, style: str | None) -> tuple[str, str]:
         """The text that would be painted, and a sentence when the style adds nothing ("" otherwise)."""
-        return self.runner.painted_prompt(prompt, style)
+        return self.pictures.painted_prompt(prompt, style)
 
     def unknown_words(self, prompt: str, model: str = DEFAULT_MODEL) -> tuple[str, ...]:
         """Words of `prompt` that `model` does not know; empty for models with an open vocabulary."""
-        return self.runner.unknown_words(prompt, model)
+        return self.pictures.unknown_words(prompt, model)
 
     def world_summary(self) -> str:
         """One line that says what the embedded models know."""

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from studio.checks import shown
 from studio.errors import StudioError
-from studio.requests import shown
 
 _END_PUNCTUATION = re.compile(r"[\s.!?;,]*\Z")
 

@@ -22,24 +22,25 @@ class Database:
     Args:
         path: File; its folder exists.
         schema: Statements that build an empty database.
-        version: Number kept in `user_version`; a file of another version is set aside and begun anew.
+        migrations: Statements that bring a file of version 1 to 2, of 2 to 3, and so on; the number is kept
+            in `user_version`, and a file of a newer version is set aside and begun anew.
     Raises:
         OSError: the file can't be made or opened.
 
     Its methods raise StudioError: "disk_full" or "unwritable" when a write fails, "conflict" once closed.
     """
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
+    def __init__(self, path: Path, schema: str, migrations: tuple[str, ...] = ()) -> None:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         try:
-            self._connection = _open(path, schema, version)
+            self._connection = _open(path, schema, migrations)
         except sqlite3.DatabaseError as error:
             if not path.exists() or isinstance(error, sqlite3.OperationalError):
                 raise OSError(f"{path.name} can't be opened ({error})") from error
             logger.warning("setting %s aside: %s", path.name, error)
             _set_aside(path)
-            self._connection = _open(path, schema, version)
+            self._connection = _open(path, schema, migrations)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -90,7 +91,7 @@ def _storage_error(error: sqlite3.OperationalError) -> StudioError:
     return StudioError("unwritable", f"The studio's records can't be written ({error}).")
 
 
-def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
+def _open(path: Path, schema: str, migrations: tuple[str, ...]) -> sqlite3.Connection:
     # autocommit mode: transactions are written out, so nothing commits by accident
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     try:
@@ -98,8 +99,13 @@ def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, version):
+        version = len(migrations) + 1
+        if found > version:
             raise sqlite3.DatabaseError(f"schema version {found}, this studio writes {version}")
+        for number in range(found, version) if found else ():
+            # one step is done wholly or not at all, so a kill in between is taken up at the next start
+            step = f"BEGIN IMMEDIATE; {migrations[number - 1]}; PRAGMA user_version = {number + 1:d}; COMMIT;"
+            connection.executescript(step)
         connection.executescript(schema)
         connection.execute(f"PRAGMA user_version = {version:d}")
         if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":

@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from studio.checks import shown
 from studio.errors import StudioError
 from studio.recipes import Recipe, parameters_line, png_metadata, xmp_packet
-from studio.requests import shown
 
 THUMBNAIL_PX = 512
 # larger pictures get a JPEG copy: a viewer opens 4096 x 4096 as one file of a few MB instead of 40

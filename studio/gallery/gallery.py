@@ -51,7 +51,12 @@ class Gallery:
         self.tidy()
 
     def add(
-        self, image_id: str, image: Image.Image, recipe: Recipe, keep_going: Callable[[], bool] = lambda: True
+        self,
+        image_id: str,
+        image: Image.Image,
+        recipe: Recipe,
+        keep_going: Callable[[], bool] = lambda: True,
+        owner: str = "",
     ) -> Picture:
         """Write picture, thumbnail and zoom copy, then the index row.
 
@@ -60,6 +65,7 @@ class Gallery:
             image: RGB.
             recipe: Goes into the file and the index.
             keep_going: Asked right before the picture appears; False stops with `NotPublished`.
+            owner: The visitor it was made for, "" when nobody in particular.
         Raises:
             StudioError: "disk_full" or "unwritable"; nothing of the picture is left on disk.
             NotPublished: `keep_going` answered False.
@@ -69,7 +75,7 @@ class Gallery:
         try:
             self._write_copies(image_id, image)
             write_whole(path, lambda file: void(write_picture(image, recipe, file)), keep_going)
-            return self._index.add(image_id, path.name, recipe)
+            return self._index.add(image_id, path.name, recipe, owner)
         except BaseException as error:
             for file in made:
                 with contextlib.suppress(OSError):
@@ -78,16 +84,21 @@ class Gallery:
                 raise storage_error(error, "the picture", self.folder) from error
             raise
 
-    def get(self, image_id: str) -> Picture:
-        """The picture with this identifier.
+    def get(self, image_id: str, *, deleted: bool = False) -> Picture:
+        """The picture with this identifier, or with `deleted` the one in the trash.
 
         Raises:
-            StudioError: "not_found", also for pictures in the trash.
+            StudioError: "not_found".
         """
-        picture = self._index.get(image_id) if is_identifier(image_id) else None
+        picture = self._index.get(image_id, deleted=deleted) if is_identifier(image_id) else None
         if picture is None:
-            raise StudioError("not_found", "There is no such picture in the gallery.")
+            where = "trash" if deleted else "gallery"
+            raise StudioError("not_found", f"There is no such picture in the {where}.")
         return picture
+
+    def of_owner(self, owner: str, limit: int = 200) -> list[Picture]:
+        """A visitor's pictures, newest first."""
+        return self._index.of_owner(owner, limit)
 
     def has(self, image_id: str) -> bool:
         """Whether the gallery shows a picture with this identifier."""
@@ -101,13 +112,17 @@ class Gallery:
         """Pictures with every word of `text` (or a word that begins so) in prompt, style, model or seed."""
         return self._index.search(text, limit, offset)
 
+    def set_owner(self, image_id: str, owner: str) -> None:
+        """Say whose a picture is that was found after a crash."""
+        self._index.set_owner(image_id, owner)
+
     def count(self) -> int:
         """How many pictures the gallery shows."""
         return self._index.count()
 
-    def has_room(self, width: int, height: int) -> bool:
-        """Whether the disk can take a picture of this size with some room to spare."""
-        return free_bytes(self.folder) >= width * height * 4 + _ROOM_BYTES
+    def has_room(self, needed: int) -> bool:
+        """Whether the disk can take so many bytes with some room to spare."""
+        return free_bytes(self.folder) >= needed + _ROOM_BYTES
 
     def delete(self, image_id: str) -> None:
         """Move a picture to the trash; `restore` brings it back within 30 days.
@@ -128,9 +143,7 @@ class Gallery:
         Raises:
             StudioError: "not_found" when it is not there (any more).
         """
-        picture = self._index.get(image_id, deleted=True) if is_identifier(image_id) else None
-        if picture is None:
-            raise StudioError("not_found", "There is no such picture in the trash.")
+        picture = self.get(image_id, deleted=True)
         self._move(self._trash / picture.path.name, picture.path)
         self._index.set_deleted(image_id, None)
         self._mend(picture)

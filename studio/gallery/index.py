@@ -16,14 +16,15 @@ from studio.recipes import Recipe
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pictures (
     number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, file TEXT UNIQUE NOT NULL, created REAL NOT NULL,
-    width INTEGER NOT NULL, height INTEGER NOT NULL, recipe TEXT NOT NULL, deleted REAL
+    width INTEGER NOT NULL, height INTEGER NOT NULL, recipe TEXT NOT NULL, deleted REAL,
+    owner TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS pictures_by_age ON pictures (deleted, id);
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (
     prompt, style, model, seed, tokenize = 'unicode61 remove_diacritics 2'
 );
 """
-_VERSION = 1
+_MIGRATIONS = ("ALTER TABLE pictures ADD COLUMN owner TEXT NOT NULL DEFAULT ''",)
 _WORD = re.compile(r"\w+")
 _MAX_WORDS = 16
 
@@ -39,6 +40,7 @@ class Picture:
         zoom: Full-size JPEG for the deep-zoom viewer, None for pictures up to 1024 pixels.
         created: Seconds since the epoch.
         recipe: How it was made.
+        owner: The visitor it was made for, "" when nobody in particular.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Picture:
     zoom: Path | None
     created: float
     recipe: Recipe
+    owner: str = ""
 
     @property
     def prompt(self) -> str:
@@ -78,25 +81,26 @@ class GalleryIndex:
     """
 
     def __init__(self, path: Path, folder: Path) -> None:
-        self._database = Database(path, _SCHEMA, _VERSION)
+        self._database = Database(path, _SCHEMA, _MIGRATIONS)
         self._folder = folder
 
-    def add(self, image_id: str, file: str, recipe: Recipe) -> Picture:
+    def add(self, image_id: str, file: str, recipe: Recipe, owner: str = "") -> Picture:
         """Add a row for a file that is already complete on disk."""
         request = recipe.request
         text = json.dumps(recipe.to_json(), ensure_ascii=False)
-        values = (image_id, file, recipe.created, request.width, request.height, text)
+        values = (image_id, file, recipe.created, request.width, request.height, text, owner)
         words = (recipe.prompt, request.style or "", request.model, str(request.seed))
         with self._database.transaction() as connection:
             number = connection.execute(
-                "INSERT INTO pictures (id, file, created, width, height, recipe) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO pictures (id, file, created, width, height, recipe, owner)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 values,
             ).lastrowid
             connection.execute(
                 "INSERT INTO words (rowid, prompt, style, model, seed) VALUES (?, ?, ?, ?, ?)",
                 (number, *words),
             )
-        return self._picture_of(image_id, file, recipe)
+        return self._picture_of(image_id, file, recipe, owner)
 
     def get(self, image_id: str, *, deleted: bool = False) -> Picture | None:
         """The row of a picture that is shown, or with `deleted` of one in the trash."""
@@ -124,6 +128,14 @@ class GalleryIndex:
             )
         return [self._picture(row) for row in rows]
 
+    def of_owner(self, owner: str, limit: int) -> list[Picture]:
+        """Shown rows of one owner, newest first."""
+        rows = self._database.rows(
+            "SELECT * FROM pictures WHERE deleted IS NULL AND owner = ? ORDER BY id DESC LIMIT ?",
+            (owner, limit),
+        )
+        return [self._picture(row) for row in rows]
+
     def count(self) -> int:
         """Rows that are shown."""
         row = self._database.row("SELECT count(*) FROM pictures WHERE deleted IS NULL")
@@ -141,6 +153,11 @@ class GalleryIndex:
         """Put a row in the trash, or with None take it out."""
         with self._database.transaction() as connection:
             connection.execute("UPDATE pictures SET deleted = ? WHERE id = ?", (moment, image_id))
+
+    def set_owner(self, image_id: str, owner: str) -> None:
+        """Say whose picture it is."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE pictures SET owner = ? WHERE id = ?", (owner, image_id))
 
     def remove(self, image_id: str) -> None:
         """Forget a picture for good."""
@@ -168,9 +185,10 @@ class GalleryIndex:
         self._database.close()
 
     def _picture(self, row: Any) -> Picture:
-        return self._picture_of(row["id"], row["file"], Recipe.from_json(json.loads(row["recipe"])))
+        recipe = Recipe.from_json(json.loads(row["recipe"]))
+        return self._picture_of(row["id"], row["file"], recipe, row["owner"])
 
-    def _picture_of(self, image_id: str, file: str, recipe: Recipe) -> Picture:
+    def _picture_of(self, image_id: str, file: str, recipe: Recipe, owner: str) -> Picture:
         has_zoom = needs_zoom(recipe.request.width, recipe.request.height)
         return Picture(
             id=image_id,
@@ -179,4 +197,5 @@ class GalleryIndex:
             zoom=self._folder / "zoom" / f"{image_id}.jpg" if has_zoom else None,
             created=recipe.created,
             recipe=recipe,
+            owner=owner,
         )

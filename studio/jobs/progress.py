@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from studio.gallery.encoding import preview_jpeg
 from studio.painter import ProgressReport
@@ -31,6 +32,7 @@ class Moment:
     eta_s: float | None = None
     preview: bytes | None = None
     preview_number: int = 0
+    result: dict[str, Any] = field(default_factory=dict)
 
 
 class Progress:
@@ -71,6 +73,7 @@ class Progress:
                 eta_s=time_left(fraction, now - self._painting_since, self._forecast_s),
                 preview=preview or old.preview,
                 preview_number=old.preview_number + (1 if preview else 0),
+                result=old.result,
             )
             self._updated = now
 
@@ -88,8 +91,14 @@ class Progress:
                 eta_s=self._forecast_s if phase == "load" else 1.0,
                 preview=old.preview,
                 preview_number=old.preview_number,
+                result=old.result,
             )
             self._updated = time.monotonic()
+
+    def show(self, result: dict[str, Any]) -> None:
+        """Take what can be shown of the unfinished product."""
+        with self._lock:
+            self._moment = replace(self._moment, result=result)
 
     def read(self) -> Moment:
         """The state now; the time left runs down between reports."""
@@ -97,7 +106,7 @@ class Progress:
             moment, waited = self._moment, time.monotonic() - self._updated
         if moment.eta_s is None or moment.phase == "load":
             return moment
-        return Moment(**{**moment.__dict__, "eta_s": max(0.0, moment.eta_s - waited)})
+        return replace(moment, eta_s=max(0.0, moment.eta_s - waited))
 
     def cancel(self) -> None:
         """Ask the job to stop."""

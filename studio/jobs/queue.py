@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 
+from studio.crafts.craft import Crafts
+from studio.crafts.pictures import Painted
 from studio.errors import StudioError
 from studio.gallery.encoding import write_picture
 from studio.gallery.files import storage_error
 from studio.gallery.gallery import Gallery
+from studio.jobs.folder_lock import FolderLock
 from studio.jobs.identifiers import is_identifier
 from studio.jobs.progress import Progress
-from studio.jobs.records import FolderLock, JobRecord, JobRecords
-from studio.jobs.runner import Runner
+from studio.jobs.records import JobRecord, JobRecords, NewJob, Outcome
 from studio.jobs.snapshot import RETRYABLE_STATES, JobSnapshot
 from studio.jobs.worker import Worker
-from studio.requests import ImageRequest
+from studio.requests import Kind, Request
 from studio.settings import Settings
 
 _CLOSE_WAIT_S = 30.0
+# a job that takes the process down with it must not do so at every start
+_MOST_STARTS = 3
 
 
 class JobQueue:
@@ -31,17 +36,17 @@ class JobQueue:
 
     Args:
         settings: Data folder and queue limit.
-        runner: Checks and paints.
+        make_crafts: Gives the crafts, one per kind of request, that work with this gallery.
     Raises:
         StudioError: "in_use" or "unwritable" data folder.
     """
 
-    def __init__(self, settings: Settings, runner: Runner) -> None:
+    def __init__(self, settings: Settings, make_crafts: Callable[[Gallery], Crafts]) -> None:
         self._settings = settings
-        self._runner = runner
         self._folder_lock = FolderLock(settings.data_dir)
         try:
             self.gallery = Gallery(settings.data_dir)
+            self._crafts = make_crafts(self.gallery)
             self._records = JobRecords(settings.data_dir / "jobs.sqlite3")
             self._sort_out()
         except OSError as error:
@@ -50,19 +55,22 @@ class JobQueue:
         except BaseException:
             self._folder_lock.release()
             raise
-        self._worker = Worker(self._records, runner, self.gallery)
+        self._worker = Worker(self._records, self._crafts, self.gallery)
 
-    def submit(self, request: ImageRequest) -> str:
+    def submit(self, request: Request, owner: str) -> str:
         """See `Studio.submit`."""
-        plan = self._runner.check(request, self.pace(request.model, request.width * request.height))
-        job_id = self._records.add(
-            request,
+        plan = self._crafts[request.kind].check(request)
+        pace = self.pace(request.kind, plan.card.name, request.amount)
+        job = NewJob(
+            # the name that an alias means today
+            replace(request, model=plan.card.name),  # type: ignore[type-var]
             plan.prompt,
-            plan.forecast.seconds,
+            plan.forecast.seconds * pace,
             plan.warnings,
             plan.unknown_words,
-            self._settings.max_queue,
+            owner,
         )
+        job_id = self._records.add(job, self._settings.max_queue)
         self._worker.wake()
         return job_id
 
@@ -72,10 +80,16 @@ class JobQueue:
         with self._worker.lock:
             return self._snapshot(self._find(job_id))
 
-    def recent(self, limit: int) -> list[JobSnapshot]:
+    def recent(self, limit: int, kind: Kind | None) -> list[JobSnapshot]:
         """See `Studio.jobs`."""
         with self._worker.lock:
-            return [self._snapshot(record) for record in self._records.recent(limit)]
+            return [self._snapshot(record) for record in self._records.recent(limit, kind)]
+
+    def forget(self, job_id: str) -> None:
+        """See `Studio.forget`."""
+        record = self._find(job_id)
+        if not self._records.forget(job_id):
+            raise StudioError("conflict", f"This job is {record.state}.", "Cancel it first.")
 
     def cancel(self, job_id: str) -> bool:
         """See `Studio.cancel`."""
@@ -94,7 +108,7 @@ class JobQueue:
         record = self._find(job_id)
         if record.state not in RETRYABLE_STATES:
             raise StudioError("conflict", f"This job is {record.state}; only ended ones can be retried.")
-        self._runner.check(record.request)
+        self._crafts[record.request.kind].check(record.request)
         self._records.requeue(job_id, self._settings.max_queue)
         self._worker.wake()
         return job_id
@@ -104,15 +118,18 @@ class JobQueue:
         self._find(job_id)
         with self._worker.lock:
             painted = self._worker.unsaved.get(job_id)
-        if painted is None:
+        if not isinstance(painted, Painted):
             raise StudioError("not_found", "This job has no unsaved picture.")
         buffer = BytesIO()
         write_picture(painted.image, painted.recipe, buffer)
         return buffer.getvalue()
 
-    def pace(self, model: str, pixels: int) -> float:
-        """Factor from forecast to real seconds on this machine: the median of earlier jobs, 1 without any."""
-        paces = self._records.paces(model, pixels)
+    def pace(self, kind: Kind, model: str, amount: int) -> float:
+        """Factor from forecast to real seconds on this machine: the median of earlier jobs, 1 without any.
+
+        `model` is the name of its card, `amount` what the request says.
+        """
+        paces = self._records.paces(kind, model, amount)
         return min(20.0, max(0.05, statistics.median(paces))) if paces else 1.0
 
     def close(self) -> None:
@@ -123,13 +140,14 @@ class JobQueue:
         self._folder_lock.release()
 
     def _sort_out(self) -> None:
-        for job_id in self._records.running():
-            if self.gallery.has(job_id):
-                # killed after the picture was whole, before the record said so
-                self._records.finish(job_id, "done")
+        for record in self._records.running():
+            craft = self._crafts[record.request.kind]
+            outcome = craft.recover(record)
+            if outcome is None and craft.resumes and record.starts < _MOST_STARTS:
+                self._records.put_back(record.id)
                 continue
             error = StudioError("interrupted", "The studio stopped while this was painting.", "Press retry.")
-            self._records.finish(job_id, "interrupted", error=error)
+            self._records.finish(record.id, outcome or Outcome("interrupted", error=error))
         self._records.prune()
 
     def _find(self, job_id: str) -> JobRecord:
@@ -181,7 +199,7 @@ def _at_rest(record: JobRecord, *, has_unsaved_image: bool, on_hold: str) -> Job
         finished=record.finished,
         phase=record.state,
         fraction=1.0 if record.state == "done" else 0.0,
-        image_id=record.id if record.state == "done" else None,
+        image_id=record.id if record.state == "done" and record.request.kind == "picture" else None,
         elapsed_s=max(0.0, until - record.started) if record.started else 0.0,
         seconds=record.seconds,
         warnings=record.warnings,
@@ -192,4 +210,7 @@ def _at_rest(record: JobRecord, *, has_unsaved_image: bool, on_hold: str) -> Job
         can_retry=record.state in RETRYABLE_STATES,
         has_unsaved_image=has_unsaved_image,
         on_hold=on_hold,
+        owner=record.owner,
+        peak_bytes=record.peak_bytes,
+        result=record.result,
     )

@@ -1,19 +1,18 @@
-"""Job records that outlive the process, and the lock that gives a data folder to one process."""
+"""Job records that outlive the process."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from studio.errors import ErrorKind, StudioError, error_kind
 from studio.gallery.database import Database
 from studio.jobs.identifiers import new_identifier
 from studio.jobs.snapshot import FINAL_STATES, JobState
-from studio.requests import ImageRequest
+from studio.requests import REQUESTS, Kind, Request
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -21,22 +20,34 @@ CREATE TABLE IF NOT EXISTS jobs (
     request TEXT NOT NULL, prompt TEXT NOT NULL, model TEXT NOT NULL, pixels INTEGER NOT NULL,
     forecast REAL NOT NULL, created REAL NOT NULL, started REAL, finished REAL,
     seconds TEXT NOT NULL DEFAULT '{}', warnings TEXT NOT NULL, unknown TEXT NOT NULL,
-    error_kind TEXT, error TEXT NOT NULL DEFAULT '', hint TEXT NOT NULL DEFAULT ''
+    error_kind TEXT, error TEXT NOT NULL DEFAULT '', hint TEXT NOT NULL DEFAULT '',
+    kind TEXT NOT NULL DEFAULT 'picture', owner TEXT NOT NULL DEFAULT '', peak INTEGER NOT NULL DEFAULT 0,
+    result TEXT NOT NULL DEFAULT '{}', starts INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, turn);
 """
-_VERSION = 1
+_MIGRATIONS = (
+    "ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'picture';"
+    "ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE jobs ADD COLUMN peak INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE jobs ADD COLUMN result TEXT NOT NULL DEFAULT '{}';"
+    "ALTER TABLE jobs ADD COLUMN starts INTEGER NOT NULL DEFAULT 0",
+)
 _KEPT_JOBS = 2000
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One row; `turn` orders the queue, times are seconds since the epoch."""
+    """One row; `turn` orders the queue, times are seconds since the epoch.
+
+    `owner` is the visitor who asked ("" when nobody in particular), `result` what the job has to tell of what
+    it made, as plain JSON values, `starts` how often work on it has begun.
+    """
 
     id: str
     state: JobState
     turn: int
-    request: ImageRequest
+    request: Request
     prompt: str
     forecast: float
     created: float
@@ -48,6 +59,34 @@ class JobRecord:
     error_kind: ErrorKind | None
     error: str
     hint: str
+    owner: str
+    peak_bytes: int
+    result: dict[str, Any]
+    starts: int
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What is noted of a job that passed every check; `forecast` in seconds."""
+
+    request: Request
+    prompt: str
+    forecast: float
+    warnings: tuple[str, ...]
+    unknown_words: tuple[str, ...]
+    owner: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended; `seconds` per phase."""
+
+    state: JobState
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] | None = None
+    peak_bytes: int = 0
+    result: dict[str, Any] = field(default_factory=dict)
+    error: StudioError | None = None
 
 
 class JobRecords:
@@ -58,39 +97,34 @@ class JobRecords:
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = Database(path, _SCHEMA, _VERSION)
+        self._database = Database(path, _SCHEMA, _MIGRATIONS)
 
-    def add(
-        self,
-        request: ImageRequest,
-        prompt: str,
-        forecast: float,
-        warnings: tuple[str, ...],
-        unknown_words: tuple[str, ...],
-        max_queue: int,
-    ) -> str:
+    def add(self, job: NewJob, max_queue: int) -> str:
         """A new queued job's identifier.
 
         Raises:
             StudioError: "queue_full" when `max_queue` jobs wait already.
         """
+        request = job.request
         with self._database.transaction() as connection:
             _require_room(connection, max_queue)
             job_id = new_identifier()
             connection.execute(
-                "INSERT INTO jobs (id, state, turn, request, prompt, model, pixels, forecast, created,"
-                " warnings, unknown) VALUES"
-                " (?, 'queued', (SELECT coalesce(max(turn), 0) + 1 FROM jobs), ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO jobs (id, state, turn, kind, owner, request, prompt, model, pixels, forecast,"
+                " created, warnings, unknown) VALUES"
+                " (?, 'queued', (SELECT coalesce(max(turn), 0) + 1 FROM jobs), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job_id,
+                    request.kind,
+                    job.owner,
                     json.dumps(request.to_json(), ensure_ascii=False),
-                    prompt,
+                    job.prompt,
                     request.model,
-                    request.width * request.height,
-                    forecast,
+                    request.amount,
+                    job.forecast,
                     time.time(),
-                    json.dumps(warnings, ensure_ascii=False),
-                    json.dumps(unknown_words, ensure_ascii=False),
+                    json.dumps(job.warnings, ensure_ascii=False),
+                    json.dumps(job.unknown_words, ensure_ascii=False),
                 ),
             )
         return job_id
@@ -100,12 +134,17 @@ class JobRecords:
         row = self._database.row("SELECT * FROM jobs WHERE id = ?", (job_id,))
         return _record(row) if row else None
 
-    def recent(self, limit: int) -> list[JobRecord]:
-        """Newest jobs first."""
+    def recent(self, limit: int, kind: Kind | None = None) -> list[JobRecord]:
+        """Newest jobs first, all or those of one kind."""
         rows = self._database.rows(
-            "SELECT * FROM jobs ORDER BY number DESC LIMIT ?", (max(0, min(limit, 500)),)
+            "SELECT * FROM jobs WHERE kind = coalesce(?, kind) ORDER BY number DESC LIMIT ?",
+            (kind, max(0, min(limit, 500))),
         )
         return [_record(row) for row in rows]
+
+    def forget(self, job_id: str) -> bool:
+        """Remove a job that has ended; False when there is none or it has not."""
+        return self._change("DELETE FROM jobs WHERE id = ? AND state NOT IN ('queued', 'running')", (job_id,))
 
     def next_queued(self) -> JobRecord | None:
         """The job whose turn it is."""
@@ -123,29 +162,26 @@ class JobRecords:
     def begin(self, job_id: str) -> bool:
         """queued -> running; False when it is no longer queued."""
         return self._change(
-            "UPDATE jobs SET state = 'running', started = ? WHERE id = ? AND state = 'queued'",
+            "UPDATE jobs SET state = 'running', started = ?, starts = starts + 1"
+            " WHERE id = ? AND state = 'queued'",
             (time.time(), job_id),
         )
 
-    def finish(
-        self,
-        job_id: str,
-        state: JobState,
-        *,
-        seconds: dict[str, float] | None = None,
-        warnings: tuple[str, ...] | None = None,
-        error: StudioError | None = None,
-    ) -> bool:
+    def finish(self, job_id: str, outcome: Outcome) -> bool:
         """queued or running -> a final state; False when it had one already."""
-        assert state in FINAL_STATES
+        assert outcome.state in FINAL_STATES
+        error, warnings = outcome.error, outcome.warnings
         return self._change(
             "UPDATE jobs SET state = ?, finished = ?, seconds = ?, warnings = coalesce(?, warnings),"
-            " error_kind = ?, error = ?, hint = ? WHERE id = ? AND state IN ('queued', 'running')",
+            " peak = ?, result = ?, error_kind = ?, error = ?, hint = ?"
+            " WHERE id = ? AND state IN ('queued', 'running')",
             (
-                state,
+                outcome.state,
                 time.time(),
-                json.dumps(seconds or {}),
+                json.dumps(outcome.seconds),
                 None if warnings is None else json.dumps(warnings, ensure_ascii=False),
+                outcome.peak_bytes,
+                json.dumps(outcome.result, ensure_ascii=False),
                 error.kind if error else None,
                 error.message if error else "",
                 error.hint if error else "",
@@ -170,21 +206,29 @@ class JobRecords:
             _require_room(connection, max_queue)
             connection.execute(
                 "UPDATE jobs SET state = 'queued', turn = (SELECT max(turn) + 1 FROM jobs), started = NULL,"
-                " finished = NULL, error_kind = NULL, error = '', hint = ''"
+                " starts = 0, finished = NULL, error_kind = NULL, error = '', hint = ''"
                 " WHERE id = ? AND state IN ('failed', 'cancelled', 'interrupted')",
                 (job_id,),
             )
 
-    def running(self) -> list[str]:
-        """Identifiers of jobs marked as running."""
-        return [row[0] for row in self._database.rows("SELECT id FROM jobs WHERE state = 'running'")]
+    def put_back(self, job_id: str, *, is_forgiven: bool = False) -> None:
+        """running -> queued, at the place in line that it had; a forgiven start is not counted."""
+        self._change(
+            "UPDATE jobs SET state = 'queued', started = NULL, starts = starts - ?"
+            " WHERE id = ? AND state = 'running'",
+            (int(is_forgiven), job_id),
+        )
 
-    def paces(self, model: str, pixels: int, limit: int = 9) -> list[float]:
-        """Real over forecast seconds of the newest finished jobs of similar size with the same model."""
+    def running(self) -> list[JobRecord]:
+        """Jobs marked as running."""
+        return [_record(row) for row in self._database.rows("SELECT * FROM jobs WHERE state = 'running'")]
+
+    def paces(self, kind: Kind, model: str, amount: int, limit: int = 9) -> list[float]:
+        """Real over forecast seconds of the newest finished jobs of similar amount with the same model."""
         rows = self._database.rows(
-            "SELECT seconds, forecast FROM jobs WHERE state = 'done' AND model = ? AND pixels BETWEEN ? AND ?"
-            " AND forecast > 0 ORDER BY finished DESC LIMIT ?",
-            (model, pixels // 4, pixels * 4, limit),
+            "SELECT seconds, forecast FROM jobs WHERE state = 'done' AND kind = ? AND model = ?"
+            " AND pixels BETWEEN ? AND ? AND forecast > 0 ORDER BY finished DESC LIMIT ?",
+            (kind, model, amount // 4, amount * 4, limit),
         )
         found = []
         for row in rows:
@@ -228,7 +272,7 @@ def _record(row: Any) -> JobRecord:
         id=row["id"],
         state=row["state"],
         turn=row["turn"],
-        request=ImageRequest.from_json(json.loads(row["request"])),
+        request=REQUESTS[row["kind"]].from_json(json.loads(row["request"])),
         prompt=row["prompt"],
         forecast=row["forecast"],
         created=row["created"],
@@ -240,50 +284,8 @@ def _record(row: Any) -> JobRecord:
         error_kind=error_kind(row["error_kind"]) if row["error_kind"] else None,
         error=row["error"],
         hint=row["hint"],
+        owner=row["owner"],
+        peak_bytes=row["peak"],
+        result=json.loads(row["result"]),
+        starts=row["starts"],
     )
-
-
-class FolderLock:
-    """Gives a data folder to one process; the system releases it even after a kill.
-
-    Raises:
-        StudioError: "in_use" when another process holds it, "unwritable" when the folder can't be written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._file: IO[bytes] | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(folder / "studio.lock", "ab")  # noqa: SIM115 - held open for the life of the lock
-        except OSError as error:
-            raise StudioError(
-                "unwritable",
-                f"The data folder can't be written ({error.strerror or error}).",
-                "Set TESSERA_DATA_DIR to a folder that can.",
-            ) from error
-        try:
-            _lock(self._file)
-        except OSError as error:
-            self.release()
-            raise StudioError(
-                "in_use",
-                "Another studio already works in this data folder.",
-                "Stop it, or set TESSERA_DATA_DIR to another folder.",
-            ) from error
-
-    def release(self) -> None:
-        """Let the folder go. Safe to call twice."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _lock(file: IO[bytes]) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    else:
-        import fcntl
-
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from studio.errors import ErrorKind
-from studio.requests import ImageRequest
+from studio.requests import Kind, Request
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 FINAL_STATES: tuple[JobState, ...] = ("done", "failed", "cancelled", "interrupted")
@@ -35,7 +35,7 @@ class JobSnapshot:
         eta_s: Seconds left as measured and forecast, queue included; None when nothing is known.
         preview: Small JPEG of the current estimate, or None.
         preview_number: Grows with every new preview, 0 for none.
-        image_id: Gallery identifier of the picture once done, else None.
+        image_id: Gallery identifier of the picture once done, else None (also for other kinds of jobs).
         seconds: Seconds per phase once done.
         warnings: Sentences the person should read.
         unknown_words: Words of the prompt outside the model's world.
@@ -45,11 +45,14 @@ class JobSnapshot:
         can_retry: Whether `Studio.retry` would take it.
         has_unsaved_image: Painted, but the disk was full: `Studio.unsaved_png` has it, `retry` saves it.
         on_hold: Why the queue waits ("waiting for disk space: ..."), or "".
+        owner: The visitor who asked, "" when nobody in particular.
+        peak_bytes: Peak resident memory of the process once done, 0 before.
+        result: What there is to show of the product, also while it is made; plain JSON values.
     """
 
     id: str
     state: JobState
-    request: ImageRequest
+    request: Request
     prompt: str
     created: float
     started: float | None = None
@@ -77,6 +80,14 @@ class JobSnapshot:
     can_retry: bool = False
     has_unsaved_image: bool = False
     on_hold: str = ""
+    owner: str = ""
+    peak_bytes: int = 0
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """What is made."""
+        return self.request.kind
 
     @property
     def is_final(self) -> bool:

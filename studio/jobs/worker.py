@@ -6,15 +6,13 @@ import logging
 import secrets
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 
+from studio.crafts.craft import Crafts, News, Product
 from studio.errors import StudioError
 from studio.gallery.files import NotPublished
 from studio.gallery.gallery import Gallery
 from studio.jobs.progress import Progress
-from studio.jobs.records import JobRecord, JobRecords
-from studio.jobs.runner import Painted, Runner
-from studio.jobs.snapshot import JobState
+from studio.jobs.records import JobRecord, JobRecords, Outcome
 from studio.painter import PaintingStopped
 
 logger = logging.getLogger(__name__)
@@ -22,33 +20,23 @@ _HOLD_S = 2.0
 _KEPT_UNSAVED = 2
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended."""
-
-    state: JobState
-    seconds: dict[str, float] | None = None
-    warnings: tuple[str, ...] | None = None
-    error: StudioError | None = None
-
-
 class Worker:
     """Owns the device. `lock` guards what other threads read.
 
     Args:
         records: Where jobs come from and outcomes go.
-        runner: Checks and paints.
-        gallery: Takes finished pictures.
+        crafts: Do the work, one per kind of request.
+        gallery: Knows how much room is left.
     """
 
-    def __init__(self, records: JobRecords, runner: Runner, gallery: Gallery) -> None:
+    def __init__(self, records: JobRecords, crafts: Crafts, gallery: Gallery) -> None:
         self._records = records
-        self._runner = runner
+        self._crafts = crafts
         self._gallery = gallery
         self.lock = threading.Condition(threading.RLock())
         self.current: tuple[str, Progress] | None = None
         self.on_hold = ""
-        self.unsaved: OrderedDict[str, Painted] = OrderedDict()
+        self.unsaved: OrderedDict[str, Product] = OrderedDict()
         # outcomes that a full disk kept out of the records
         self.unrecorded: dict[str, Outcome] = {}
         self.is_closing = False
@@ -84,7 +72,10 @@ class Worker:
                 self.current = (begun[0].id, begun[1])
             outcome = self._run(*begun)
             with self.lock:
-                self._note(begun[0].id, outcome)
+                if outcome is None:
+                    self._records.put_back(begun[0].id, is_forgiven=True)
+                else:
+                    self._note(begun[0].id, outcome)
                 self.current = None
 
     def _begin_next(self) -> tuple[JobRecord, Progress] | None:
@@ -100,26 +91,31 @@ class Worker:
 
     def _reason_to_hold(self, record: JobRecord) -> str:
         """A full disk would fail every job in turn: the queue waits instead, and says so."""
-        if record.id in self.unsaved or self._gallery.has_room(record.request.width, record.request.height):
+        needed = self._crafts[record.request.kind].room_bytes(record.request)
+        if record.id in self.unsaved or self._gallery.has_room(needed):
             return ""
         return "Waiting for disk space: the data folder's disk is full."
 
-    def _run(self, record: JobRecord, progress: Progress) -> Outcome:
+    def _run(self, record: JobRecord, progress: Progress) -> Outcome | None:
+        """How the job ended; None when it goes back in line, to go on where it was at the next start."""
         try:
             with self.lock:
                 kept = self.unsaved.get(record.id)
-            painted = kept or self._paint(record, progress)
-            self._save(record, painted, progress)
-            return Outcome("done", painted.recipe.seconds, painted.recipe.warnings)
+            product = kept or self._make(record, progress)
+            self._save(record, product, progress)
+            return Outcome("done", product.seconds, product.warnings, product.peak_bytes, product.result)
         except (PaintingStopped, NotPublished):
+            shown = progress.read().result
             if progress.is_cancelled():
                 self._forget_unsaved(record.id)
-                return Outcome("cancelled")
+                return Outcome("cancelled", result=shown)
+            if self._crafts[record.request.kind].resumes:
+                return None
             stopped = StudioError("interrupted", "The studio closed while this was painting.", "Press retry.")
             return Outcome("interrupted", error=stopped)
         except StudioError as failure:
             logger.warning("job %s failed: %s", record.id, failure)
-            return Outcome("failed", error=failure)
+            return Outcome("failed", result=progress.read().result, error=failure)
         except BaseException:
             # the worker must live on; the person gets a number that leads to the traceback in the log
             incident = secrets.token_hex(3)
@@ -127,25 +123,28 @@ class Worker:
             error = StudioError(
                 "internal", f"Painting failed unexpectedly (incident {incident}).", "Try again."
             )
-            return Outcome("failed", error=error)
+            return Outcome("failed", result=progress.read().result, error=error)
 
-    def _paint(self, record: JobRecord, progress: Progress) -> Painted:
-        plan = self._runner.check(record.request)
-        return self._runner.paint(
-            plan, progress.report, lambda: self._should_stop(progress), lambda _: progress.enter("load")
+    def _make(self, record: JobRecord, progress: Progress) -> Product:
+        craft = self._crafts[record.request.kind]
+        news = News(
+            report=progress.report,
+            should_stop=lambda: self._should_stop(progress),
+            loading=lambda _: progress.enter("load"),
+            show=progress.show,
         )
+        return craft.make(record, craft.check(record.request), news)
 
-    def _save(self, record: JobRecord, painted: Painted, progress: Progress) -> None:
+    def _save(self, record: JobRecord, product: Product, progress: Progress) -> None:
         progress.enter("save")
         if self._should_stop(progress):
             raise PaintingStopped
         try:
-            self._gallery.add(
-                record.id, painted.image, painted.recipe, lambda: not self._should_stop(progress)
-            )
+            craft = self._crafts[record.request.kind]
+            craft.save(record, product, lambda: not self._should_stop(progress))
         except StudioError:
             with self.lock:
-                self.unsaved[record.id] = painted
+                self.unsaved[record.id] = product
                 while len(self.unsaved) > _KEPT_UNSAVED:
                     self.unsaved.popitem(last=False)
             raise
@@ -166,6 +165,4 @@ class Worker:
             self.unrecorded[job_id] = outcome
 
     def _record(self, job_id: str, outcome: Outcome) -> None:
-        self._records.finish(
-            job_id, outcome.state, seconds=outcome.seconds, warnings=outcome.warnings, error=outcome.error
-        )
+        self._records.finish(job_id, outcome)

@@ -5,36 +5,29 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from studio.checks import check_side
 from studio.errors import StudioError
 from studio.gallery.index import Picture
 from studio.jobs.snapshot import JobSnapshot
 from studio.recipes import Recipe
-from studio.requests import DEFAULT_MODEL, check_side
+from studio.requests import DEFAULT_MODEL, ImageRequest
 from studio.studio import Studio
 from studio.ui.snippets import as_python, as_shell
+from studio.visit import Visit
 
 _NEWEST = 40
 _MAX_MINE = 60
 
 
-def overview_json(studio: Studio, mine: list[str]) -> dict[str, Any]:
+def overview_json(visit: Visit, mine: list[str]) -> dict[str, Any]:
     """What the strip and the header show; `mine` are the jobs that the asking browser started."""
-    jobs = [job for job in studio.jobs(_NEWEST) if not job.is_final]
-    is_busy = any(job.state == "running" for job in jobs)
-    if studio.settings.on_space:
-        # strangers share a Space: each browser sees only what it asked for itself
-        known = set(mine[:_MAX_MINE])
-        jobs = [job for job in jobs if job.id in known]
-        pictures = [
-            studio.gallery.get(name) for name in sorted(known, reverse=True) if studio.gallery.has(name)
-        ]
-        total = len(pictures)
-    else:
-        pictures, total = studio.gallery.recent(_NEWEST), studio.gallery.count()
+    under_way = [job for job in visit.studio.jobs(_NEWEST) if not job.is_final]
+    jobs = [job for job in visit.jobs(_NEWEST, mine[:_MAX_MINE], "picture") if not job.is_final]
+    pictures, total = visit.pictures(_NEWEST, mine[:_MAX_MINE])
     return {
-        "status": _status(studio, is_busy),
+        "status": _status(visit.studio, any(job.state == "running" for job in under_way)),
         "jobs": [
-            {"id": job.id, "state": job.state, "fraction": job.fraction, "prompt": job.request.prompt}
+            {"id": job.id, "state": job.state, "fraction": job.fraction, "prompt": job.request.title}
             for job in jobs
         ],
         "pictures": [
@@ -61,14 +54,20 @@ def _status(studio: Studio, is_busy: bool) -> dict[str, str]:
 
 def job_json(studio: Studio, job: JobSnapshot) -> dict[str, Any]:
     """A job as the page and the endpoint /job tell it; `plan` lists (width, height) of the stages to come."""
-    data = asdict(job)
-    del data["preview"]
+    # asdict would copy the preview's bytes
+    data = {name: value for name, value in vars(job).items() if name not in ("preview", "owner", "request")}
+    facts = {"kind": job.kind, "request": job.request.to_json(), "is_final": job.is_final}
+    return {**data, **facts, "plan": _plan(studio, job)}
+
+
+def _plan(studio: Studio, job: JobSnapshot) -> tuple[tuple[int, int], ...]:
+    request = job.request
+    if not isinstance(request, ImageRequest):
+        return ()
     try:
-        request = job.request
-        plan = studio.forecast(request.width, request.height, request.steps, request.model).stages
+        return studio.forecast(request.width, request.height, request.steps, request.model).stages
     except StudioError:
-        plan = ()
-    return {**data, "is_final": job.is_final, "plan": plan}
+        return ()
 
 
 def picture_json(studio: Studio, picture: Picture) -> dict[str, Any]:
@@ -84,7 +83,8 @@ def picture_json(studio: Studio, picture: Picture) -> dict[str, Any]:
         "request": recipe.request.to_json(),
         "prompt": recipe.prompt,
         "seconds": recipe.seconds,
-        "memory_bytes": _memory(studio, recipe),
+        "memory_bytes": recipe.peak_bytes or _memory(studio, recipe),
+        "is_measured": bool(recipe.peak_bytes),
         "stages": recipe.stages,
         "backend": recipe.backend,
         "device": recipe.device,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from studio.checks import MAX_SEED, check_side, clean_prompt
 from studio.errors import StudioError
-from studio.requests import DEFAULT_MODEL, MAX_SEED, ImageRequest, check_side, clean_prompt
+from studio.requests import DEFAULT_MODEL, ImageRequest
 from studio.studio import Studio
 
 EXAMPLES = (

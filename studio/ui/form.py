@@ -6,9 +6,10 @@ from html import escape
 
 import gradio as gr
 
+from studio.checks import MAX_SEED
 from studio.errors import StudioError
 from studio.recipes import Recipe
-from studio.requests import DEFAULT_MODEL, MAX_SEED
+from studio.requests import DEFAULT_MODEL
 from studio.studio import Studio
 from studio.ui import create
 from studio.ui.create import CUSTOM, NO_STYLE, SCALES, SHAPES

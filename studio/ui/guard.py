@@ -35,14 +35,19 @@ class StudioGuard:
         app: What comes next.
         hosts: Host names that the studio answers to besides loopback, addresses and this machine's own name;
             one that begins with a dot stands for everything below it.
+        trusted: Those of them whose pages may write here whatever the Host header says, since a proxy in
+            front may change it.
         policy: Content-Security-Policy of every answer, "" for none.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str] = (), policy: str = "") -> None:
+    def __init__(
+        self, app: ASGIApp, hosts: Iterable[str] = (), trusted: Iterable[str] = (), policy: str = ""
+    ) -> None:
         self._app = app
         self._headers = [*_HEADERS, *([(b"content-security-policy", policy.encode())] if policy else [])]
         own_name = socket.gethostname().lower()
         self._hosts = _LOOPBACK_NAMES | {own_name, f"{own_name}.local"} | {host.lower() for host in hosts}
+        self._trusted = frozenset(host.lower() for host in trusted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,15 +76,23 @@ class StudioGuard:
             origin = headers.get("origin")
             # a reverse proxy names the host the browser asked for
             asked = {host.lower(), headers.get("x-forwarded-host", host).lower()}
-            if origin is not None and urlsplit(origin).netloc.lower() not in asked:
+            if (
+                origin is not None
+                and urlsplit(origin).netloc.lower() not in asked
+                and not self._is_trusted(origin)
+            ):
                 return 403, "Requests from other sites are refused."
         length = headers.get("content-length", "0")
         if not _is_upload(scope) and (not length.isdigit() or int(length) > MAX_BODY_BYTES):
             return _TOO_LARGE
         return None
 
+    def _is_trusted(self, origin: str) -> bool:
+        """Whether the owner named this host: a proxy may hand on requests under a name of its own."""
+        return _matches(_host_name(urlsplit(origin).netloc), self._trusted)
+
     def _is_ours(self, name: str) -> bool:
-        if name in self._hosts or any(host.startswith(".") and name.endswith(host) for host in self._hosts):
+        if _matches(name, self._hosts):
             return True
         try:
             # a rebinding attack needs a name: nobody can make an address mean another machine
@@ -87,6 +100,11 @@ class StudioGuard:
         except ValueError:
             return False
         return True
+
+
+def _matches(name: str, hosts: frozenset[str]) -> bool:
+    """Whether a name is one of the hosts, or below one that begins with a dot."""
+    return name in hosts or any(host.startswith(".") and name.endswith(host) for host in hosts)
 
 
 _TOO_LARGE = (413, f"The request is too large: allowed up to {MAX_BODY_BYTES:,} bytes.")

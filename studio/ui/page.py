@@ -10,16 +10,18 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from studio.api import add_endpoints, routes
+from studio.api import add_endpoints
+from studio.checks import shown
 from studio.errors import StudioError
 from studio.painter import Painter
-from studio.requests import shown
+from studio.routes import routes
 from studio.settings import REPOSITORY, Settings
 from studio.studio import Studio
 from studio.ui.guard import LOCAL_POLICY, StudioGuard
 from studio.ui.scripts import on_load
 from studio.ui.tab_create import CreateTab
 from studio.ui.theme import TesseraTheme
+from studio.ui.visitors import VisitorCookie
 from studio.ui.zero_gpu import add_device_report
 
 _ASSETS = REPOSITORY / "assets" / "ui"
@@ -57,14 +59,18 @@ def launch_options(studio: Studio) -> dict[str, Any]:
     settings = studio.settings
     # a Space is shown inside a frame of the Hub, which adds scripts of its own
     policy = "" if settings.on_space else LOCAL_POLICY
-    guard = Middleware(StudioGuard, hosts=_hosts(settings), policy=policy)
+    middleware = [
+        Middleware(StudioGuard, hosts=_hosts(settings), trusted=settings.allowed_hosts, policy=policy)
+    ]
+    if settings.is_shared:
+        middleware.append(Middleware(VisitorCookie, is_framed=settings.on_space))
     return {
         "theme": TesseraTheme(),
         "head": _head(),
         "favicon_path": str(_ASSETS / "favicon.png"),
         "footer_links": [],
         "server_name": settings.host,
-        "app_kwargs": {"routes": routes(studio), "middleware": [guard], "openapi_url": None},
+        "app_kwargs": {"routes": routes(studio), "middleware": middleware, "openapi_url": None},
         "max_file_size": _UPLOAD_LIMIT,
         "enable_monitoring": False,
         "run_history": False,
@@ -141,4 +147,5 @@ def _logo() -> str:
 
 
 def _hosts(settings: Settings) -> tuple[str, ...]:
-    return (settings.host, ".hf.space") if settings.on_space else (settings.host,)
+    space = (".hf.space",) if settings.on_space else ()
+    return (settings.host, *space, *settings.allowed_hosts)

@@ -16,6 +16,8 @@ from studio.ui.create import CUSTOM, Fields
 from studio.ui.form import CreateForm
 from studio.ui.refusals import told
 from studio.ui.scripts import on_click, on_load
+from studio.ui.visitors import visit_of
+from studio.visit import Visit
 
 # fixed, so that a browser finds its last job again after the server was restarted; it hides nothing secret
 _STORAGE = "tessera-studio"
@@ -90,12 +92,21 @@ class CreateTab:
         return told(lambda: create.prompt_html(self._studio, prompt, style, model))
 
     def _submit(
-        self, prompt: Any, width: Any, height: Any, seed: Any, style: Any, steps: Any, model: Any, keep: Any
+        self,
+        prompt: Any,
+        width: Any,
+        height: Any,
+        seed: Any,
+        style: Any,
+        steps: Any,
+        model: Any,
+        keep: Any,
+        asked: gr.Request | None = None,
     ) -> tuple[dict[str, str], str, Any]:
         """Submit; what the easel then follows, what the browser remembers, and the seed that is used."""
         chosen = seed if keep else create.new_seed()
         fields = Fields(prompt, width, height, chosen, style, steps, model)
-        job_id = told(lambda: self._studio.submit(fields.request()))
+        job_id = told(lambda: self._visit(asked).submit(fields.request()))
         return {"follow": job_id}, job_id, chosen
 
     def _restore_file(self, path: str | None) -> tuple[Any, ...]:
@@ -111,18 +122,21 @@ class CreateTab:
         )
         return *self._form.values_of(recipe), said
 
-    def _restore_picture(self, event: gr.EventData) -> tuple[Any, ...]:
-        recipe = told(lambda: self._recipe_of(event))
+    def _restore_picture(self, event: gr.EventData, asked: gr.Request | None = None) -> tuple[Any, ...]:
+        recipe = told(lambda: self._recipe_of(event, asked))
         return self._form.values_of(recipe)
 
-    def _paint_again(self, event: gr.EventData) -> tuple[Any, ...]:
-        recipe = told(lambda: self._recipe_of(event))
+    def _paint_again(self, event: gr.EventData, asked: gr.Request | None = None) -> tuple[Any, ...]:
+        recipe = told(lambda: self._recipe_of(event, asked))
         request = replace(recipe.request, seed=create.new_seed(), steps=recipe.steps)
-        job_id = told(lambda: self._studio.submit(request))
+        job_id = told(lambda: self._visit(asked).submit(request))
         return {"follow": job_id}, job_id, *self._form.values_of(replace(recipe, request=request))
 
-    def _recipe_of(self, event: gr.EventData) -> Recipe:
-        return self._studio.gallery.get(str(getattr(event, "id", ""))).recipe
+    def _recipe_of(self, event: gr.EventData, asked: gr.Request | None) -> Recipe:
+        return self._visit(asked).picture(str(getattr(event, "id", ""))).recipe
+
+    def _visit(self, asked: gr.Request | None) -> Visit:
+        return visit_of(self._studio, asked.headers if asked else {})
 
 
 def _choose_size(shape: str, scale: int, width: Any, height: Any) -> tuple[Any, ...]:

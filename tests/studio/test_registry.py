@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from studio.doors.painting import PipelinePainter
 from studio.errors import StudioError
-from studio.jobs.runner import PipelinePainter
 from studio.registry import Registry
 from studio.settings import Settings
 from tests.studio.painters import DrawingPainter, make_weights
@@ -117,7 +117,7 @@ def test_a_failed_load_keeps_the_model_that_was_there(settings: Settings, tmp_pa
     registry.load("storybook")
     with pytest.raises(StudioError, match=r"The model own can't be loaded \(.*No such file") as refused:
         registry.load("own")
-    assert refused.value.kind == "damaged_model" and registry.is_loaded("storybook")
+    assert refused.value.kind == "damaged_model" and registry.is_loaded("storybook-flux")
 
 
 def test_local_folders_paint_only_when_their_class_is_known(settings: Settings, tmp_path: Path) -> None:
@@ -138,7 +138,9 @@ def test_local_folders_paint_only_when_their_class_is_known(settings: Settings, 
     assert paints == {
         "storybook-flux": True, "known": True, "foreign": False, "list": False, "huge": False, "none": False,
     }  # fmt: skip
-    with pytest.raises(StudioError, match="foreign does not paint pictures, allowed storybook-flux, known"):
+    with pytest.raises(
+        StudioError, match="foreign can't paint pictures, allowed known, storybook, storybook-flux"
+    ):
         registry.paintable("foreign")
 
 
@@ -147,3 +149,32 @@ def test_a_local_folder_does_not_hide_an_embedded_model(settings: Settings, tmp_
     impostor.mkdir()
     registry = registry_of(replace(settings, model_dirs=(impostor,)))
     assert [card.folder for card in registry.cards()] == [settings.weights_dir / "storybook-flux"]
+
+
+def test_each_request_is_offered_only_models_that_can_do_it(settings: Settings) -> None:
+    manifest = json.loads((settings.weights_dir / "MANIFEST.json").read_text())
+    for name, kind in (
+        ("storybook-eyes", "pipelines.storybook.detector.StorybookEyes"),
+        ("part", "x.AutoencoderKL"),
+    ):
+        (settings.weights_dir / name).mkdir()
+        manifest["models"][name] = {"folder": name, "class": kind, "files": {}}
+    (settings.weights_dir / "MANIFEST.json").write_text(json.dumps(manifest))
+    registry = registry_of(settings)
+    with pytest.raises(StudioError) as refused:
+        registry.paintable("nonsense")
+    assert refused.value.message == "model: given 'nonsense', allowed storybook, storybook-flux."
+    with pytest.raises(
+        StudioError, match="storybook-eyes can't paint pictures, allowed storybook, storybook-flux"
+    ):
+        registry.paintable("storybook-eyes")
+    assert registry.usable("storybook", "eyes").name == "storybook-eyes"
+    assert {card.name: card.ability for card in registry.cards()} == {
+        "storybook-flux": "picture", "storybook-eyes": "eyes", "part": None,
+    }  # fmt: skip
+    with pytest.raises(
+        StudioError, match="No model that can make videos is installed: storybook-video"
+    ) as refused:
+        registry.usable("storybook", "video")
+    assert (refused.value.kind, refused.value.exit_code) == ("not_installed", 2)
+    assert registry.has("eyes") and not registry.has("tokens")

@@ -40,6 +40,18 @@ def test_variables_win(tmp_path: Path) -> None:
 def test_a_space_listens_to_everybody_and_paints_smaller() -> None:
     settings = Settings.from_env({"SPACE_ID": "someone/tessera", "HOME": "/home/user"})
     assert (settings.on_space, settings.host, settings.max_side) == (True, "0.0.0.0", 4096)
+    assert settings.is_shared and not Settings.from_env({"SPACE_ID": "a/b", "TESSERA_SHARED": "0"}).is_shared
+
+
+def test_shared_studios_and_names_of_proxies() -> None:
+    settings = Settings.from_env(
+        {"TESSERA_SHARED": "1", "TESSERA_ALLOWED_HOSTS": "Studio.example.org, .lan,,"}
+    )
+    assert settings.is_shared and settings.allowed_hosts == ("studio.example.org", ".lan")
+    assert not Settings.from_env({}).is_shared and Settings.from_env({}).allowed_hosts == ()
+    for name in ("*", "https://a.example", "a.example:80", "a b", "-a", "."):
+        with pytest.raises(StudioError, match="TESSERA_ALLOWED_HOSTS: given"):
+            Settings.from_env({"TESSERA_ALLOWED_HOSTS": name})
 
 
 @pytest.mark.parametrize("home", [{}, {"HOME": ""}, {"HOME": "/"}])

@@ -121,3 +121,18 @@ def test_out_of_memory_names_the_size(settings: Settings) -> None:
             failed = finished(studio, studio.submit(ImageRequest("a cat", 128, 64)))
             assert failed.error == "The memory ran out while painting 128x64."
             assert failed.hint == "Choose a smaller size."
+
+
+def test_what_it_took_is_in_snapshot_recipe_and_file(studio: Studio) -> None:
+    job_id = studio.submit(ImageRequest("a red ball", 64, 64))
+    done = finished(studio, job_id)
+    picture = studio.gallery.get(job_id)
+    assert done.peak_bytes == picture.recipe.peak_bytes == read_recipe(picture.path).peak_bytes == 1 << 20
+    assert (done.kind, done.request.model) == ("picture", "storybook-flux"), "the name that the alias means"
+
+
+@pytest.mark.parametrize("size", [(10**30, 10**30), (16_384, 16_384), (True, 64), (64, 2.0)])
+def test_a_forecast_checks_before_it_counts(studio: Studio, size: tuple[int, int]) -> None:
+    with pytest.raises(StudioError) as refused:
+        studio.forecast(*size)
+    assert refused.value.kind == "bad_input"

@@ -79,7 +79,7 @@ function cost(picture) {
   const pair = (name, value, mark) => h("div", {}, h("dt", {}, mark || null, name), h("dd", {}, value));
   const rows = entries.map(([phase, value], place) => pair(phaseName(phase), duration(value), h("i", { class: hue(place) })));
   const facts = [
-    ["Memory (forecast)", bytes(picture.memory_bytes)],
+    [picture.is_measured ? "Peak memory" : "Memory (forecast)", bytes(picture.memory_bytes)],
     ["Attention", picture.backend],
     ["Device", [picture.device, picture.dtype].filter(Boolean).join(", ")],
     ["Model", picture.model],

@@ -257,3 +257,22 @@ def test_a_hundred_jobs_leave_no_threads_or_open_files(settings: Settings) -> No
         began = time.perf_counter()
         assert len(studio.gallery.search("red ball", limit=500)) == 101
         assert time.perf_counter() - began < 0.5
+
+
+def test_files_of_the_first_version_are_brought_up_to_date(settings: Settings) -> None:
+    with Studio(settings, DrawingPainter()) as studio:
+        name = studio.submit(ImageRequest("a red ball", 64, 64))
+        finished(studio, name)
+    for file, table, columns in (
+        ("jobs.sqlite3", "jobs", ("kind", "owner", "peak", "result", "starts")),
+        ("gallery.sqlite3", "pictures", ("owner",)),
+    ):
+        with sqlite3.connect(settings.data_dir / file) as connection:
+            for column in columns:
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+            connection.execute("PRAGMA user_version = 1")
+        connection.close()
+    with Studio(settings, DrawingPainter()) as studio:
+        assert studio.watch(name).state == "done" and studio.gallery.get(name).owner == ""
+        assert finished(studio, studio.submit(ImageRequest("a blue ball", 64, 64))).state == "done"
+    assert not list(settings.data_dir.glob("*.damaged-*"))

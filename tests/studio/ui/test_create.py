@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from studio.checks import MAX_SEED
 from studio.errors import StudioError
-from studio.requests import MAX_SEED
 from studio.ui import create
 from studio.ui.create import CUSTOM, NO_STYLE, SCALES, SHAPES, Fields
 

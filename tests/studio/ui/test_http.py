@@ -57,17 +57,56 @@ def test_the_overview_lists_pictures_newest_first(served):
     assert overview["status"] == {"state": "ready", "model": "storybook-flux", "text": "ready"}
 
 
-def test_on_a_space_each_browser_sees_only_its_own(space_studio):
-    from studio.requests import ImageRequest
-    from studio.ui.answers import overview_json
-
-    mine, other = (space_studio.submit(ImageRequest("a red ball", 64, 64, seed)) for seed in (1, 2))
-    for name in (mine, other):
-        finished(space_studio, name)
-    assert [picture["id"] for picture in overview_json(space_studio, [mine, "nonsense"])["pictures"]] == [
-        mine
+def test_strangers_on_a_shared_studio_are_kept_apart_by_a_cookie(shared):
+    mine, other = (shared.browser() for _ in range(2))
+    for browser in (mine, other):
+        cookie = browser.get("/").headers["set-cookie"]
+        assert cookie.startswith("tessera_visitor=") and "HttpOnly" in cookie and "SameSite=Lax" in cookie
+        assert "set-cookie" not in browser.get("/").headers, "once is enough"
+    name = mine.post("/studio/images", json=GOOD).json()["job"]
+    finished(shared.studio, name)
+    paths = [
+        f"/studio/jobs/{name}",
+        *(f"/studio/pictures/{name}{end}" for end in ("", ".png", "/thumbnail", "/zoom")),
     ]
-    assert overview_json(space_studio, [])["total"] == 0
+    assert {mine.get(path).status_code for path in paths} == {200}
+    assert {other.get(path).status_code for path in paths} == {404}
+    for action in (
+        f"jobs/{name}/cancel",
+        f"jobs/{name}/retry",
+        f"jobs/{name}/forget",
+        f"pictures/{name}/delete",
+    ):
+        assert other.post(f"/studio/{action}").status_code == 404, action
+    assert [picture["id"] for picture in mine.get("/studio/overview").json()["pictures"]] == [name]
+    assert other.get(f"/studio/overview?mine={name},nonsense").json()["pictures"] == []
+    script = httpx.Client(
+        base_url=mine.base_url, headers={"x-tessera-visitor": mine.cookies["tessera_visitor"]}
+    )
+    with script:
+        assert script.get(f"/studio/jobs/{name}").status_code == 200
+
+
+def test_events_of_the_page_and_endpoints_know_the_visitor(shared):
+    mine, other = (shared.browser() for _ in range(2))
+    mine.get("/"), other.get("/")
+    event, data = shared.call("image", ["a blue ball", 64, 64, 9, 2, "storybook", None], mine)
+    assert event == "complete", data
+    name = json.loads(data)[0]["id"]
+    assert shared.studio.gallery.get(name).owner != ""
+    assert shared.call("job", [name], mine)[0] == "complete"
+    assert "no such job" in shared.call("job", [name], other)[1]
+
+
+def test_a_deleted_picture_comes_back(served):
+    name = paint(served)
+    assert served.http.post(f"/studio/pictures/{name}/delete").status_code == 200
+    assert served.http.get(f"/studio/pictures/{name}").status_code == 404
+    assert served.http.post(f"/studio/pictures/{name}/restore").json() == {"id": name}
+    assert served.http.get(f"/studio/pictures/{name}.png").status_code == 200
+    assert served.http.post(f"/studio/jobs/{name}/forget").status_code == 200
+    assert served.http.get(f"/studio/jobs/{name}").status_code == 404
+    assert served.http.get(f"/studio/pictures/{name}").status_code == 200, "the picture stays"
 
 
 def test_cancel_and_retry(served):
@@ -95,6 +134,7 @@ def test_the_forecast_route(served):
         "width=nan&height=64",
         "width=1e9&height=64",
         "width=0&height=0",
+        f"width={'9' * 20}&height={'9' * 20}",
         "width=100&height=100",
     ):
         assert served.http.get(f"/studio/forecast?{query}").status_code == 400, query
@@ -183,6 +223,19 @@ def test_a_write_from_the_page_itself_is_taken(served):
     answer = served.http.post("/studio/images", json=GOOD, headers={"origin": own})
     assert answer.status_code == 202
     finished(served.studio, answer.json()["job"])
+
+
+def test_names_of_a_proxy_are_answered_and_may_write(shared, served):
+    name = {"host": "studio.example.org", "origin": "https://studio.example.org"}
+    assert shared.http.get("/healthz", headers={"host": name["host"]}).status_code == 200
+    for headers in (name, {**name, "host": "10.0.0.7:7860"}):
+        answer = shared.http.post("/studio/images", json=GOOD, headers=headers)
+        assert answer.status_code == 202
+        finished(shared.studio, answer.json()["job"])
+    for origin in ("https://evil.example", "https://studio.example.org.evil.example"):
+        headers = {**name, "origin": origin}
+        assert shared.http.post("/studio/images", json=GOOD, headers=headers).status_code == 403
+    assert served.http.get("/healthz", headers={"host": name["host"]}).status_code == 400
 
 
 def test_large_bodies_are_refused_whether_announced_or_not(served):

@@ -148,7 +148,10 @@ def test_the_launch_leaves_nothing_open(studio):
 
 
 def test_a_space_may_be_framed_and_answers_to_its_own_name(space_studio, studio):
-    (here,), (there,) = (launch_options(each)["app_kwargs"]["middleware"] for each in (studio, space_studio))
+    (here,), (there, cookie) = (
+        launch_options(each)["app_kwargs"]["middleware"] for each in (studio, space_studio)
+    )
+    assert cookie.kwargs == {"is_framed": True}
     assert "frame-ancestors" in here.kwargs["policy"] and there.kwargs["policy"] == ""
     assert ".hf.space" in there.kwargs["hosts"] and ".hf.space" not in here.kwargs["hosts"]
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from studio.crafts.craft import duration
+from studio.crafts.pictures import PictureMaker
+from studio.doors.painting import PipelinePainter
 from studio.errors import StudioError
-from studio.jobs.runner import PipelinePainter, Runner, duration
 from studio.painter import PaintingStopped
 from studio.registry import Registry
 from studio.requests import ImageRequest
@@ -64,47 +66,47 @@ def test_without_a_manifest_there_are_no_embedded_models(tmp_path: Path) -> None
     assert PipelinePainter().read_manifest(tmp_path) == {"models": {}}
 
 
-def runner_of(settings: Settings, painter: DrawingPainter) -> Runner:
-    return Runner(settings, Registry(settings, painter), painter)
+def maker_of(settings: Settings, painter: DrawingPainter) -> PictureMaker:
+    return PictureMaker(settings, Registry(settings, painter), painter)
 
 
 def test_limits_of_this_installation_come_on_top(settings: Settings) -> None:
-    runner = runner_of(replace(settings, max_side=512, max_prompt_chars=20), DrawingPainter())
-    assert runner.check(ImageRequest("a red ball", 512, 512)).forecast.fits
+    maker = maker_of(replace(settings, max_side=512, max_prompt_chars=20), DrawingPainter())
+    assert maker.check(ImageRequest("a red ball", 512, 512)).forecast.fits
     for request, message in (
         (ImageRequest("a red ball", 528, 64), "width: given 528, allowed multiples of 16 from 64 to 512."),
         (ImageRequest("a" * 21, 64, 64), "prompt: given 21 characters, allowed 1 to 20."),
     ):
         with pytest.raises(StudioError) as refused:
-            runner.check(request)
+            maker.check(request)
         assert refused.value.message == message
     with pytest.raises(StudioError, match="steps: given 0"):
-        runner.forecast(64, 64, 0, "storybook")
+        maker.forecast(64, 64, 0, "storybook")
 
 
 def test_steps_are_passed_as_asked_and_recorded_as_taken(settings: Settings) -> None:
-    runner = runner_of(settings, DrawingPainter())
-    painted = runner.paint(runner.check(ImageRequest("a cat", 64, 64)))
+    maker = maker_of(settings, DrawingPainter())
+    painted = maker.paint(maker.check(ImageRequest("a cat", 64, 64)))
     assert (painted.recipe.request.steps, painted.recipe.steps) == (None, 4)
     assert len(painted.recipe.model_sha256) == 64
 
 
 def test_many_unknown_words_are_capped(settings: Settings) -> None:
-    runner = runner_of(settings, DrawingPainter())
-    words = runner.unknown_words(
+    maker = maker_of(settings, DrawingPainter())
+    words = maker.unknown_words(
         " ".join(f"{'x' * 100}{n}" for n in range(70)) + " zz zz " + "y " * 10, "storybook"
     )
     assert words == ("x" * 60, "zz", "y"), "cut to 60 characters, each once"
-    assert len(runner.unknown_words(" ".join(f"word{n}" for n in range(5000)), "storybook")) == 50
+    assert len(maker.unknown_words(" ".join(f"word{n}" for n in range(5000)), "storybook")) == 50
 
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 64)])
 def test_a_painter_that_returns_another_size_is_caught(size: tuple[int, int], settings: Settings) -> None:
     painter = DrawingPainter()
-    runner = runner_of(settings, painter)
+    maker = maker_of(settings, painter)
     painter.paint = lambda model, **_: Result(draw("x", *size, 0, 4, b""), {}, ())  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="painter gave RGB"):
-        runner.paint(runner.check(ImageRequest("a cat", 64, 64)))
+        maker.paint(maker.check(ImageRequest("a cat", 64, 64)))
 
 
 @pytest.mark.parametrize(

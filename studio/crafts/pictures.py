@@ -1,0 +1,224 @@
+"""From a request to a painted picture: checks, forecast, model, painting, recipe, gallery."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from studio.checks import MAX_PIXELS, MAX_STEPS, check_integer, check_side, clean_prompt
+from studio.crafts.craft import SILENT, Forecast, News, Plan, loaded, memory_told
+from studio.errors import StudioError
+from studio.gallery.gallery import Gallery
+from studio.jobs.records import JobRecord, Outcome
+from studio.painter import Painter, PaintingResult
+from studio.recipes import Recipe, make_recipe
+from studio.registry import ModelCard, Registry
+from studio.requests import ImageRequest
+from studio.settings import Settings
+from studio.styles import Style, find_style
+
+_MAX_UNKNOWN_WORDS = 50
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A finished picture in memory; it fulfils `Product`.
+
+    Args:
+        image: RGB.
+        recipe: Goes into the file.
+    """
+
+    image: Image.Image
+    recipe: Recipe
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Per phase."""
+        return self.recipe.seconds
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences the person should read."""
+        return self.recipe.warnings
+
+    @property
+    def peak_bytes(self) -> int:
+        """Peak resident memory of the process."""
+        return self.recipe.peak_bytes
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Nothing beside the gallery's entry."""
+        return {}
+
+
+class PictureMaker:
+    """Checks and paints requests. Painting is for one thread at a time; everything else is thread-safe.
+
+    It needs no data folder: the shell's commands use it as it is, the queue through `PictureCraft`.
+
+    Args:
+        settings: Limits.
+        registry: Models.
+        painter: What paints.
+        styles: Style presets.
+    """
+
+    def __init__(
+        self, settings: Settings, registry: Registry, painter: Painter, styles: tuple[Style, ...] = ()
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._painter = painter
+        self._styles = styles
+
+    def check(self, request: ImageRequest) -> Plan:
+        """Everything that can be refused before painting, refused here.
+
+        Raises:
+            StudioError: a limit of these settings, an unknown model or style, a size or memory out of reach.
+        """
+        clean_prompt(request.prompt, self._settings.max_prompt_chars)
+        prompt, remark = self.painted_prompt(request.prompt, request.style)
+        card = self._registry.paintable(request.model)
+        forecast = self.forecast(request.width, request.height, request.steps, request.model)
+        if not forecast.fits:
+            raise StudioError(
+                "too_large",
+                f"size: {request.size} needs about {forecast.memory_bytes / 1e9:.1f} GB of memory, "
+                "more than this machine has free.",
+                "Choose a smaller size.",
+            )
+        unknown = self.unknown_words(prompt, request.model)
+        warnings = tuple(text for text in (remark, self._unknown_sentence(unknown)) if text)
+        return Plan(request, prompt, card, forecast, unknown, warnings)
+
+    def forecast(self, width: int, height: int, steps: int | None, model: str) -> Forecast:
+        """Time and memory of a picture.
+
+        Raises:
+            StudioError: a size or number of steps that is not allowed, a model that can't paint.
+        """
+        check_side("width", width, self._settings.max_side)
+        check_side("height", height, self._settings.max_side)
+        if width * height > MAX_PIXELS:
+            raise StudioError(
+                "bad_input", f"size: given {width}x{height}, allowed up to {MAX_PIXELS / 1e6:.0f} megapixels."
+            )
+        if steps is not None:
+            check_integer("steps", steps, 1, MAX_STEPS)
+        card = self._registry.paintable(model)
+        refusal = self._painter.check_size(width, height)
+        if refusal:
+            raise StudioError("bad_input", f"size: {refusal}")
+        cost = self._painter.forecast(card.folder, width, height, steps)
+        stages = tuple((int(stage[0]), int(stage[1])) for stage in cost.stages)
+        return Forecast(cost.seconds, cost.memory_bytes, stages, cost.fits)
+
+    def painted_prompt(self, prompt: str, style: str | None) -> tuple[str, str]:
+        """The text to paint, and a sentence when the style adds nothing ("" otherwise)."""
+        return find_style(self._styles, style).apply(prompt) if style else (prompt, "")
+
+    def unknown_words(self, prompt: str, model: str) -> tuple[str, ...]:
+        """Words of `prompt` the model does not know, at most 50; none for models with an open vocabulary."""
+        if not self._registry.card(model).embedded:
+            return ()
+        words = dict.fromkeys(word[:60] for word in self._painter.unknown_words(prompt))
+        return tuple(words)[:_MAX_UNKNOWN_WORDS]
+
+    def paint(self, plan: Plan, news: News = SILENT) -> Painted:
+        """Paint a checked request on this thread.
+
+        Raises:
+            PaintingStopped: `news.should_stop` said yes.
+            StudioError: the model or the memory failed.
+        """
+        card, model, load_seconds = loaded(self._registry, plan, news)
+        request = plan.request
+        result = self._paint(model, plan, news)
+        recipe = make_recipe(
+            # the alias a person typed may mean another model one day
+            replace(request, model=card.name),
+            plan.prompt,
+            request.steps or self._painter.default_steps(card.folder),
+            result,
+            model_sha256=_model_hash(self._painter, self._settings.weights_dir, card),
+            warnings=tuple(dict.fromkeys((*plan.warnings, *result.warnings))),
+            unknown_words=plan.unknown_words,
+        )
+        seconds = {**recipe.seconds, "load": load_seconds + recipe.seconds.get("load", 0.0)}
+        return Painted(result.image, replace(recipe, seconds=seconds))
+
+    def _paint(self, model: Any, plan: Plan, news: News) -> PaintingResult:
+        request = plan.request
+        with memory_told(f"painting {request.size}", "Choose a smaller size."):
+            result = self._painter.paint(
+                model,
+                prompt=plan.prompt,
+                width=request.width,
+                height=request.height,
+                seed=request.seed,
+                steps=request.steps,
+                on_progress=news.report,
+                should_stop=news.should_stop,
+            )
+        if result.image.size != (request.width, request.height) or result.image.mode != "RGB":
+            raise RuntimeError(f"painter gave {result.image.mode} {result.image.size} for {request.size}")
+        return result
+
+    def _unknown_sentence(self, unknown: tuple[str, ...]) -> str:
+        if not unknown:
+            return ""
+        return f"Not in Storybook's world: {', '.join(unknown)}; it knows: {self._painter.world_summary()}"
+
+
+class PictureCraft:
+    """`PictureMaker` as the queue uses it; it fulfils `Craft`.
+
+    Args:
+        maker: Checks and paints.
+        gallery: Takes finished pictures.
+    """
+
+    resumes = False
+
+    def __init__(self, maker: PictureMaker, gallery: Gallery) -> None:
+        self._maker = maker
+        self._gallery = gallery
+
+    def check(self, request: ImageRequest) -> Plan:
+        """See `PictureMaker.check`."""
+        return self._maker.check(request)
+
+    def make(self, record: JobRecord, plan: Plan, news: News) -> Painted:
+        """See `PictureMaker.paint`."""
+        return self._maker.paint(plan, news)
+
+    def save(self, record: JobRecord, product: Painted, keep_going: Callable[[], bool]) -> None:
+        """See `Gallery.add`."""
+        self._gallery.add(record.id, product.image, product.recipe, keep_going, record.owner)
+
+    def recover(self, record: JobRecord) -> Outcome | None:
+        """A picture that is in the gallery is done, whatever its record says."""
+        if not self._gallery.has(record.id):
+            return None
+        self._gallery.set_owner(record.id, record.owner)
+        recipe = self._gallery.get(record.id).recipe
+        return Outcome("done", recipe.seconds, recipe.warnings, recipe.peak_bytes)
+
+    def room_bytes(self, request: ImageRequest) -> int:
+        """Bytes of the picture without any compression."""
+        return request.amount * 4
+
+
+def _model_hash(painter: Painter, weights_dir: Path, card: ModelCard) -> str:
+    """One hash over the manifest's hashes of the model's files; "" for models without an entry."""
+    files = painter.read_manifest(weights_dir).get("models", {}).get(card.name, {}).get("files", {})
+    lines = sorted(f"{path} {facts.get('sha256', '')}\n" for path, facts in files.items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""

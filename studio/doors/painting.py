@@ -1,0 +1,101 @@
+"""The door to the painting side of `pipelines`, imported when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from studio.errors import StudioError
+from studio.painter import CostForecast, PaintingResult, PaintingStopped, ProgressReport
+from studio.registry import REPAIR
+
+
+class PipelinePainter:
+    """The real painter: `pipelines`, imported when first needed."""
+
+    def load_model(self, folder: Path) -> Any:
+        """See `Painter`."""
+        from pipelines.compose import painting
+
+        return painting.load_model(folder)
+
+    def paint(
+        self,
+        model: Any,
+        *,
+        prompt: str,
+        width: int,
+        height: int,
+        seed: int,
+        steps: int | None,
+        on_progress: Callable[[ProgressReport], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> PaintingResult:
+        """See `Painter`."""
+        from pipelines.compose import painting
+
+        try:
+            result: PaintingResult = painting.paint(
+                model,
+                prompt=prompt,
+                width=width,
+                height=height,
+                seed=seed,
+                steps=steps,
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
+        except painting.Cancelled as error:
+            raise PaintingStopped from error
+        return result
+
+    def forecast(self, folder: Path, width: int, height: int, steps: int | None) -> CostForecast:
+        """See `Painter`."""
+        from pipelines.compose import painting
+
+        cost: CostForecast = painting.forecast(folder, width, height, steps)
+        return cost
+
+    def check_size(self, width: int, height: int) -> str | None:
+        """See `Painter`."""
+        from pipelines.compose import painting
+
+        refusal: str | None = painting.check_size(width, height)
+        return refusal
+
+    def default_steps(self, folder: Path) -> int:
+        """See `Painter`."""
+        from pipelines.compose import painting
+
+        return int(painting.default_steps(folder))
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """See `Painter`."""
+        from pipelines.storybook import vocabulary
+
+        return list(vocabulary.unknown_words(prompt))
+
+    def world_summary(self) -> str:
+        """See `Painter`."""
+        from pipelines.storybook import vocabulary
+
+        return str(vocabulary.world_summary())
+
+    def read_manifest(self, weights_dir: Path) -> Mapping[str, Any]:
+        """See `Painter`."""
+        if not (weights_dir / "MANIFEST.json").is_file():
+            return {"models": {}}
+        from pipelines import weights
+
+        try:
+            manifest: Mapping[str, Any] = weights.read_manifest(weights_dir)
+        except (OSError, ValueError) as error:
+            raise StudioError("damaged_model", "The weights' MANIFEST.json can't be read.", REPAIR) from error
+        return manifest
+
+    def verify_folder(self, folder: Path) -> list[str]:
+        """See `Painter`."""
+        from pipelines import weights
+
+        return list(weights.verify_folder(folder))

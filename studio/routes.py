@@ -1,0 +1,206 @@
+"""The studio over HTTP: plain routes with real status codes. `studio.api` has the named Gradio endpoints.
+
+Answers are JSON unless said otherwise; a refusal is `{"error": sentence}` with a 4xx or 5xx status:
+    GET  /healthz
+    POST /studio/images                    an `ImageRequest` as JSON -> 202 {"job": id}
+    GET  /studio/forecast?width=&height=   seconds, bytes and stages of a picture (also: steps, model)
+    GET  /studio/overview?mine=ID,ID       state of the studio, jobs under way, newest pictures
+    GET  /studio/jobs/ID                   one job now; .../preview (JPEG), .../unsaved.png
+    POST /studio/jobs/ID/cancel, /retry and /forget
+    GET  /studio/pictures/ID               settings and cost; ID.png (the file itself), ID/thumbnail, ID/zoom
+    POST /studio/pictures/ID/delete and /restore
+    GET  /studio/assets/...                what the page is made of
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from studio.checks import parse_integer
+from studio.errors import StudioError
+from studio.gallery.gallery import slug
+from studio.requests import DEFAULT_MODEL, ImageRequest
+from studio.settings import REPOSITORY
+from studio.studio import Studio
+from studio.ui.answers import forecast_json, job_json, overview_json, picture_json
+from studio.ui.refusals import incident
+from studio.ui.visitors import visit_of
+from studio.visit import Visit
+
+_FOREVER = {"cache-control": "private, max-age=31536000, immutable"}
+_NEVER = {"cache-control": "no-store"}
+
+Handler = Callable[[Request], Awaitable[Response]]
+Answer = Callable[[Visit, Request], Response]
+
+
+def routes(studio: Studio) -> list[BaseRoute]:
+    """Every plain route, for the app that Gradio launches."""
+    table: list[tuple[str, str, Answer]] = [
+        ("GET", "/healthz", _health),
+        ("GET", "/studio/forecast", _forecast),
+        ("GET", "/studio/overview", _overview),
+        ("GET", "/studio/jobs/{id}", _job),
+        ("GET", "/studio/jobs/{id}/preview", _preview),
+        ("GET", "/studio/jobs/{id}/unsaved.png", _unsaved),
+        ("POST", "/studio/jobs/{id}/cancel", _cancel),
+        ("POST", "/studio/jobs/{id}/retry", _retry),
+        ("POST", "/studio/jobs/{id}/forget", _forget),
+        ("POST", "/studio/pictures/{id}/delete", _delete),
+        ("POST", "/studio/pictures/{id}/restore", _restore),
+        ("GET", "/studio/pictures/{id}.png", _picture_file),
+        ("GET", "/studio/pictures/{id}/thumbnail", _thumbnail),
+        ("GET", "/studio/pictures/{id}/zoom", _zoom),
+        ("GET", "/studio/pictures/{id}", _picture),
+    ]
+    made: list[BaseRoute] = [
+        Route(path, _answering(studio, handle), methods=[method]) for method, path, handle in table
+    ]
+    made.append(Route("/studio/images", _submitting(studio), methods=["POST"]))
+    made.append(Mount("/studio/assets", _Assets(directory=REPOSITORY / "assets" / "ui")))
+    return made
+
+
+class _Assets(StaticFiles):
+    """Static files that a browser asks about each time, so that an updated studio never runs old scripts."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+def _answering(studio: Studio, handle: Answer) -> Handler:
+    """A route around `handle`: off the event loop, every failure told in one sentence."""
+
+    async def route(request: Request) -> Response:
+        try:
+            return await run_in_threadpool(handle, visit_of(studio, request.headers), request)
+        except StudioError as error:
+            return _refusal(error)
+        except Exception:
+            return _refusal(incident())
+
+    return route
+
+
+def _submitting(studio: Studio) -> Handler:
+    async def route(request: Request) -> Response:
+        # a form of another site can't send this content type without asking first
+        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+            return JSONResponse({"error": "The body must be application/json."}, 415)
+        try:
+            data = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            return JSONResponse({"error": "The body is not readable JSON."}, 400)
+        submit = _answering(studio, lambda visit, _: _submit(visit, data))
+        return await submit(request)
+
+    return route
+
+
+def _submit(visit: Visit, data: Any) -> Response:
+    return JSONResponse({"job": visit.submit(ImageRequest.from_json(data))}, 202, _NEVER)
+
+
+def _refusal(error: StudioError) -> Response:
+    return JSONResponse({"error": str(error), "kind": error.kind}, error.http_status, _NEVER)
+
+
+def _health(visit: Visit, request: Request) -> Response:
+    return JSONResponse({"status": "ok"}, headers=_NEVER)
+
+
+def _forecast(visit: Visit, request: Request) -> Response:
+    query = request.query_params
+    steps = parse_integer("steps", query["steps"]) if query.get("steps") else None
+    width, height = (parse_integer(name, query.get(name, "")) for name in ("width", "height"))
+    return JSONResponse(
+        forecast_json(visit.studio, width, height, steps, query.get("model", DEFAULT_MODEL)), headers=_NEVER
+    )
+
+
+def _overview(visit: Visit, request: Request) -> Response:
+    mine = request.query_params.get("mine", "").split(",")
+    return JSONResponse(overview_json(visit, mine), headers=_NEVER)
+
+
+def _job(visit: Visit, request: Request) -> Response:
+    return JSONResponse(job_json(visit.studio, visit.watch(request.path_params["id"])), headers=_NEVER)
+
+
+def _preview(visit: Visit, request: Request) -> Response:
+    preview = visit.watch(request.path_params["id"]).preview
+    if preview is None:
+        # the job has ended since the page heard of the preview: nothing worth a complaint
+        return Response(status_code=204, headers=_NEVER)
+    return Response(preview, media_type="image/jpeg", headers=_NEVER)
+
+
+def _unsaved(visit: Visit, request: Request) -> Response:
+    name = request.path_params["id"]
+    data = visit.unsaved_png(name)
+    headers = {**_NEVER, "content-disposition": f'attachment; filename="{name}.png"'}
+    return Response(data, media_type="image/png", headers=headers)
+
+
+def _cancel(visit: Visit, request: Request) -> Response:
+    return JSONResponse({"cancelled": visit.cancel(request.path_params["id"])}, headers=_NEVER)
+
+
+def _retry(visit: Visit, request: Request) -> Response:
+    return JSONResponse({"job": visit.retry(request.path_params["id"])}, headers=_NEVER)
+
+
+def _forget(visit: Visit, request: Request) -> Response:
+    visit.forget(request.path_params["id"])
+    return JSONResponse({}, headers=_NEVER)
+
+
+def _delete(visit: Visit, request: Request) -> Response:
+    visit.delete(request.path_params["id"])
+    return JSONResponse({}, headers=_NEVER)
+
+
+def _restore(visit: Visit, request: Request) -> Response:
+    picture = visit.restore(request.path_params["id"])
+    return JSONResponse({"id": picture.id}, headers=_NEVER)
+
+
+def _picture(visit: Visit, request: Request) -> Response:
+    return JSONResponse(picture_json(visit.studio, visit.picture(request.path_params["id"])), headers=_NEVER)
+
+
+def _picture_file(visit: Visit, request: Request) -> Response:
+    picture = visit.picture(request.path_params["id"])
+    kind = "attachment" if request.query_params.get("download") else "inline"
+    name = f"{slug(picture.prompt)}-{picture.recipe.request.seed}.png"
+    headers = {**_FOREVER, "content-disposition": f'{kind}; filename="{name}"'}
+    return _file(picture.path, "image/png", headers)
+
+
+def _thumbnail(visit: Visit, request: Request) -> Response:
+    return _file(visit.picture(request.path_params["id"]).thumbnail, "image/webp", _FOREVER)
+
+
+def _zoom(visit: Visit, request: Request) -> Response:
+    picture = visit.picture(request.path_params["id"])
+    if picture.zoom is None or not picture.zoom.is_file():
+        return _file(picture.path, "image/png", _FOREVER)
+    return _file(picture.zoom, "image/jpeg", _FOREVER)
+
+
+def _file(path: Path, media_type: str, headers: dict[str, str]) -> Response:
+    if path.is_symlink() or not path.is_file():
+        raise StudioError("not_found", "The picture's file is gone.")
+    return FileResponse(path, media_type=media_type, headers=headers)
