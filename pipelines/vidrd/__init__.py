@@ -1,0 +1,1 @@
+"""VidRD: video clips that continue each other, over an image diffusion model."""
