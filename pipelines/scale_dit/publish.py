@@ -18,7 +18,7 @@ def publish_flux(state: Path, folder: Path) -> None:
     from pipelines.scale_dit.train_flux import FLUX_CONFIG
 
     transformer = FluxTransformer2DModel(**FLUX_CONFIG)
-    transformer.load_state_dict({name: value.float() for name, value in averaged(state).items()})
+    transformer.load_state_dict({name: value.float() for name, value in averaged(state, "transformer.").items()})
     shutil.rmtree(folder / "transformer", ignore_errors=True)
     transformer.half().save_pretrained(folder / "transformer", max_shard_size=SHARD)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, base_image_seq_len=16, max_image_seq_len=64)

@@ -10,7 +10,7 @@ from pipelines.training.loop import LoopConfig, Task
 def _flux(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.scale_dit.train_flux import FluxTask, flux_recipe
 
-    return FluxTask(options.parts, options.state / "cache"), flux_recipe()
+    return FluxTask(options.parts, options.cache or options.state / "cache"), flux_recipe()
 
 
 RECIPES: dict[str, Recipe] = {"flux": _flux}
@@ -19,6 +19,7 @@ RECIPES: dict[str, Recipe] = {"flux": _flux}
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.scale_dit.train", __doc__, RECIPES)
     parser.add_argument("--parts", type=Path, required=True, help="model folder with vae and text encoders")
+    parser.add_argument("--cache", type=Path, help="latents shared between runs; default: below the state")
     run_recipe(RECIPES, parser.parse_args(arguments))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel
 from PIL import Image
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
@@ -18,16 +18,17 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 from pipelines.scale_dit.transformer_scale_dit import (
     anchors,
     denoise,
-    dense_attention,
     encode_guide,
     pack,
     unpack,
 )
 from pipelines.storybook.captions import caption
 from pipelines.storybook.dataset import sample_rng
-from pipelines.storybook.latents import GRID, LatentStream, View
-from pipelines.storybook.scene import Scene, SceneMix
+from pipelines.storybook.latents import GRID, View, guided_crops, load_autoencoder, whole_drawings
+from pipelines.storybook.probe import Area, SceneProbe, scene_targets
+from pipelines.storybook.scene import Scene
 from pipelines.training.loop import LoopConfig, runtime_device
+from pipelines.training.short_attention import ShortAttention
 
 FLUX_CONFIG = {
     "patch_size": 1,
@@ -42,6 +43,7 @@ FLUX_CONFIG = {
     "axes_dims_rope": (8, 20, 20),
 }
 DROPOUT = 0.1
+PROBED = 2  # single block at whose entry the scene must be readable
 GUIDED_EVERY = 6  # one batch in so many holds guided crops
 SHEET_PROMPTS = (
     "a red ball in a meadow",
@@ -62,9 +64,12 @@ SHEET_PROMPTS = (
 def flux_recipe() -> LoopConfig:
     """About twelve hours on one AMX core for all samples; half an hour on a GPU."""
     return LoopConfig(
-        samples=1_500_000, batch=((0, 16), (100_000, 32), (400_000, 64)), lr=8e-4, warmup=200,
+        samples=1_500_000, batch=((0, 16), (100_000, 32), (400_000, 64)), lr=8e-4, muon_lr=1e-3, warmup=100,
         decay_from=0.6, ema_decay=0.9995, weight_decay=0.01, evaluate_every_s=600,
-        adamw_names=("x_embedder", "context_embedder", "proj_out.weight", "time_text_embed", "norm_out"),
+        adamw_names=(
+            "x_embedder", "context_embedder", "proj_out.weight", "time_text_embed", "norm_out", "probe",
+            "norm.linear", "norm1.linear", "norm1_context.linear",
+        ),
     )  # fmt: skip
 
 
@@ -90,8 +95,9 @@ class TextParts:
         ids = torch.zeros(len(texts), width, dtype=torch.long)
         for row, sequence in enumerate(lists):
             ids[row, : len(sequence)] = torch.tensor(sequence)
+        # the pooled vector is causal: what follows the end of the text does not reach it
         tokens = self.clip_tokenizer(
-            texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+            texts, padding="longest", truncation=True, max_length=77, return_tensors="pt"
         )
         return self.t5(input_ids=ids).last_hidden_state, self.clip(input_ids=tokens.input_ids).pooler_output
 
@@ -100,28 +106,38 @@ class FluxTask:
     """Velocity matching with more weight on tokens that show objects."""
 
     def __init__(
-        self, parts: Path, cache: Path, size: int = 10_000, seed: int = 41, object_weight: float = 2.0
+        self,
+        parts: Path,
+        cache: Path,
+        size: int = 40_000,
+        seed: int = 41,
+        object_weight: float = 2.0,
+        probe_weight: float = 0.05,
     ) -> None:
         torch.manual_seed(seed)
-        self.model: nn.Module = FluxTransformer2DModel(**FLUX_CONFIG)
-        for block in (*self.model.transformer_blocks, *self.model.single_transformer_blocks):
+        self.published = FluxTransformer2DModel(**FLUX_CONFIG)
+        for block in (*self.published.transformer_blocks, *self.published.single_transformer_blocks):
             for name, module in block.named_modules():
                 if (
                     name.endswith("linear") and "norm" in name
                 ):  # adaptive norms start as identity with closed gates
                     nn.init.zeros_(module.weight)
                     nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.model.proj_out.weight)
-        device, dtype = runtime_device()
+        nn.init.zeros_(self.published.proj_out.weight)
+        self.probe = SceneProbe(self.published.inner_dim)
+        self.model: nn.Module = nn.ModuleDict({"transformer": self.published, "probe": self.probe})
+        self._probed: list[torch.Tensor] = []
+        blocks = self.published.single_transformer_blocks
+        blocks[min(PROBED, len(blocks) - 1)].norm.norm.register_forward_pre_hook(self._keep)
         self.text = TextParts(parts)
-        self.vae = AutoencoderKL.from_pretrained(parts / "vae").to(
-            device, dtype, memory_format=torch.channels_last
-        )
-        self.vae.eval().requires_grad_(False)
-        easy = SceneMix(counts=(0.8, 0.17, 0.03), sized=0.6)
-        self.whole = LatentStream(self.vae, cache, size, easy, seed)
-        self.views = LatentStream(self.vae, cache, size // 4, SceneMix(), seed + 1, views=True)
-        self.seed, self.object_weight = seed, object_weight
+        self.vae = load_autoencoder(parts)
+        self.whole = whole_drawings(self.vae, cache, size)
+        self.views = guided_crops(self.vae, cache, size // 4)
+        self.seed, self.object_weight, self.probe_weight = seed, object_weight, probe_weight
+
+    def _keep(self, _: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            self._probed.append(arguments[0])
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
         guided = first_sample // batch % GUIDED_EVERY == GUIDED_EVERY - 1
@@ -149,12 +165,16 @@ class FluxTask:
             )
         else:
             ids = anchors((GRID, GRID)).to(device)
-            attend = dense_attention(states.shape[1])
-            velocity = denoise(self.model, noisy, states, pooled, times, image_ids=ids, attend=attend)
+            attend = ShortAttention(states.shape[1])
+            velocity = denoise(self.published, noisy, states, pooled, times, image_ids=ids, attend=attend)
         error = (velocity.float() - target.float()).square().mean(-1)
         weight = token_weights(entries, self.object_weight).to(device)
-        loss = (error * weight).mean()
-        return loss, {"guided" if guided else "whole": float(error.detach().mean())}
+        words, places = (part.to(device) for part in scene_targets([(s, shown(v)) for s, v in entries], GRID))
+        read = self.probe(self._probed.pop()[:, -GRID * GRID :], words, places).mean()
+        self._probed.clear()
+        loss = (error * weight).mean() + self.probe_weight * read
+        figures = {"guided" if guided else "whole": float(error.detach().mean())}
+        return loss, {**figures, "probe": float(read.detach())}
 
     def _guided(
         self, noisy: torch.Tensor, states: torch.Tensor, pooled: torch.Tensor, times: torch.Tensor,
@@ -163,20 +183,28 @@ class FluxTask:
         image_ids, guide_ids = (
             torch.stack(ids).to(noisy.device) for ids in zip(*map(view_ids, views), strict=True)
         )
-        cache = encode_guide(self.model, guides, pooled, guide_ids, dense_attention(0))
-        attend = dense_attention(states.shape[1])
+        cache = encode_guide(self.published, guides, pooled, guide_ids, ShortAttention(0))
+        attend = ShortAttention(states.shape[1])
         return denoise(
-            self.model, noisy, states, pooled, times, image_ids=image_ids, attend=attend, guide=cache
+            self.published, noisy, states, pooled, times, image_ids=image_ids, attend=attend, guide=cache
         )
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
-        pictures = sample_pictures(model, self.text, self.vae, list(SHEET_PROMPTS), seed=5)
+        pictures = sample_pictures(model["transformer"], self.text, self.vae, list(SHEET_PROMPTS), seed=5)
         rows = [
             np.concatenate([np.asarray(p) for p in pictures[i : i + 6]], 1)
             for i in range(0, len(pictures), 6)
         ]
         Image.fromarray(np.concatenate(rows)).resize((1536, 512)).save(folder / "sheet.png")
         return {}
+
+
+def shown(view: View | None) -> Area:
+    """What a training picture shows, in scene units of a square scene."""
+    if view is None:
+        return (0.0, 0.0, 1.0, 1.0)
+    top, left = (at / view.side for at in view.at)
+    return (left, top, left + GRID / view.side, top + GRID / view.side)
 
 
 def token_weights(entries: list[tuple[Scene, View | None]], weight: float) -> torch.Tensor:
@@ -234,7 +262,7 @@ def sample_pictures(
             torch.full((2 * count,), float(now), device=device, dtype=dtype),
         )
         v = denoise(
-            model, twice, states, pooled, times, image_ids=ids, attend=dense_attention(states.shape[1])
+            model, twice, states, pooled, times, image_ids=ids, attend=ShortAttention(states.shape[1])
         )
         plain, asked = v.float().chunk(2)
         x = x + (following - now).to(device) * (plain + guidance * (asked - plain))

@@ -1,8 +1,14 @@
-"""Latents of the seeded stream, computed on first use and kept in a file beside the training state."""
+"""Latents of the seeded streams, computed on first use and kept in files beside the training state.
 
+`python -m pipelines.storybook.latents --parts MODEL_FOLDER --cache DIR` computes all of them ahead, on a core
+that a run leaves free; the recipes that train on whole drawings share one file.
+"""
+
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +18,12 @@ from torch import nn
 from pipelines.storybook.dataset import sample_rng, to_tensor
 from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.scene import Scene, SceneMix, sample_scene
+from pipelines.training.loop import runtime_device
 
 TILE = 128  # pixels of every training picture
 GRID = TILE // 16
+STREAM_SEED = 41
+MIX = SceneMix(counts=(0.7, 0.26, 0.04), sized=0.6)  # mostly single objects: shapes are learned from them
 
 
 @dataclass(frozen=True)
@@ -107,3 +116,40 @@ def encode(vae: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
     parameter = next(vae.parameters())
     pictures = pictures.to(parameter.device, parameter.dtype, memory_format=torch.channels_last)
     return vae.encode(pictures).latent_dist.mean.float().cpu()
+
+
+def load_autoencoder(parts: Path) -> Any:
+    """The frozen `AutoencoderKL` of a model folder, in the run's dtype on its device."""
+    from diffusers import AutoencoderKL
+
+    device, dtype = runtime_device()
+    vae = AutoencoderKL.from_pretrained(parts / "vae")
+    return vae.to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def whole_drawings(vae: nn.Module, cache: Path, size: int = 40_000) -> LatentStream:
+    """The stream of whole 128 px drawings that several recipes share."""
+    return LatentStream(vae, cache, size, MIX, STREAM_SEED)
+
+
+def guided_crops(vae: nn.Module, cache: Path, size: int = 10_000) -> LatentStream:
+    """The stream of crops of large drawings with their guides."""
+    return LatentStream(vae, cache, size, SceneMix(), STREAM_SEED + 1, views=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.storybook.latents", description=__doc__)
+    parser.add_argument("--parts", type=Path, required=True, help="model folder with the vae")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the latents")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    vae = load_autoencoder(options.parts)
+    for stream in (whole_drawings(vae, options.cache), guided_crops(vae, options.cache)):
+        for first in range(0, stream.size, 16):
+            stream.batch(first, min(16, stream.size - first))
+        print(f"{stream.size} samples in {options.cache}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -51,19 +51,30 @@ def _vae_decoder(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     return VAEDecoderTask(options.parts / "vae"), vae_decoder_recipe()
 
 
+def _sd(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.storybook.train_sd import SDTask, sd_recipe
+
+    if options.parts is None:
+        raise SystemExit("sd needs --parts: the model folder whose vae and text encoder it uses")
+    return SDTask(options.parts, options.cache or options.state / "cache"), sd_recipe()
+
+
 RECIPES: dict[str, Recipe] = {
     "clip": _clip,
     "clip-text": _clip_text,
     "eyes": _eyes,
     "judge": _judge,
+    "sd": _sd,
     "t5": _t5,
     "vae": _vae,
+    "vae-decoder": _vae_decoder,
 }
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.storybook.train", __doc__, RECIPES)
-    parser.add_argument("--parts", type=Path, help="vae-decoder: model folder with the vae to go on with")
+    parser.add_argument("--parts", type=Path, help="sd, vae-decoder: model folder to build on")
+    parser.add_argument("--cache", type=Path, help="latents shared between runs; default: below the state")
     run_recipe(RECIPES, parser.parse_args(arguments))
 
 

@@ -59,7 +59,7 @@ class LoopConfig:
 
 
 class Task(Protocol):
-    """What a recipe provides."""
+    """What a recipe provides; `published` beside `model` where only a part of it is ever published."""
 
     model: nn.Module
 
@@ -88,7 +88,8 @@ class Run:
         self.task, self.config, self.folder = task, config, folder
         folder.mkdir(parents=True, exist_ok=True)
         if start_from is not None:
-            task.model.load_state_dict({k: v.float() for k, v in start_from.items()})
+            published = getattr(task, "published", task.model)  # what is trained along is not published
+            published.load_state_dict({k: v.float() for k, v in start_from.items()})
         device, dtype = runtime_device()
         task.model.to(device)
         self.weights = MasterWeights(task.model, dtype, config.ema_decay, config.adamw_names)

@@ -44,7 +44,7 @@ class MasterWeights:
         matrices = [m for m, flag in zip(self.masters, self.is_matrix, strict=True) if flag and muon_lr > 0]
         chosen = {id(m) for m in matrices}
         others = [m for m in self.masters if id(m) not in chosen]
-        adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay)
+        adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
         if not matrices:
             return [adamw]
         muon = torch.optim.Muon(
