@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -122,18 +123,23 @@ def _connect_local(matrix: Tensor, layout: AttentionLayout, query_ids: Tensor, k
 
 
 def _connect_near(matrix: Tensor, query_ids: Tensor, key_ids: Tensor, radius: int) -> None:
-    """Connect blocks of tokens at a Chebyshev distance of at most `radius`; ids are `[rows, columns]`."""
+    """Connect blocks of tokens at a Chebyshev distance of at most `radius`; ids are `[rows, columns]`.
+
+    Query blocks are compact, so each is grown by the radius inside its own bounding box.
+    """
     rows, cols = query_ids.shape
-    flat = matrix.view(-1)
-    first = query_ids * matrix.shape[1]
-    for down in range(-min(radius, rows - 1), min(radius, rows - 1) + 1):
-        top, bottom = max(0, -down), min(rows, rows - down)
-        for right in range(-min(radius, cols - 1), min(radius, cols - 1) + 1):
-            left, end = max(0, -right), min(cols, cols - right)
-            pairs = (
-                first[top:bottom, left:end] + key_ids[top + down : bottom + down, left + right : end + right]
-            )
-            flat[pairs.reshape(-1)] = True
+    flat = query_ids.reshape(-1)
+    sequence = torch.argsort(flat, stable=True)
+    numbers, counts = torch.unique_consecutive(flat[sequence], return_counts=True)
+    for number, tokens in zip(numbers.tolist(), sequence.split(counts.tolist()), strict=True):
+        row, col = tokens // cols, tokens % cols
+        top, left = max(int(row.min()) - radius, 0), max(int(col.min()) - radius, 0)
+        bottom, right = min(int(row.max()) + radius + 1, rows), min(int(col.max()) + radius + 1, cols)
+        near = torch.zeros(1, 1, bottom - top, right - left)
+        near[0, 0, row - top, col - left] = 1
+        for side in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
+            near = F.max_pool2d(near, side, stride=1, padding=(side[0] // 2, side[1] // 2))
+        matrix[number, key_ids[top:bottom, left:right][near[0, 0] > 0]] = True
 
 
 def _connect_cells(

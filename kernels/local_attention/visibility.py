@@ -20,7 +20,7 @@ TEXT, IMAGE, GUIDE = 0, 1, 2
 HIDDEN, VISIBLE = 0, 1
 # Rules from here on mean "near in that field": a plane in which both tokens of a pair have a place.
 NEAR = 2
-FIELDS = IMAGE_FIELD, CELL_FIELD, GUIDE_FIELD = 0, 1, 2
+IMAGE_FIELD, CELL_FIELD, GUIDE_FIELD = 0, 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,17 +29,17 @@ class Visibility:
 
     Attributes:
         kinds: int32 `[length]`: `TEXT`, `IMAGE` or `GUIDE`.
-        rules: int32 `[3, 3]` by kinds of query and key: `HIDDEN`, `VISIBLE`, or `NEAR` + field.
+        rules: by kinds of query and key: `HIDDEN`, `VISIBLE`, or `NEAR` + field.
         places: int32 `[3, 2, length]`: row and column of each token per field; 0 where it has none.
-        reach: largest Chebyshev distance per field; None: no pair of this layout asks for that field.
+        reach: largest Chebyshev distance per field.
         blocks: bool `[query blocks, key blocks]` of a dilated layout, which then decides alone; else None.
         block: sizes of those blocks.
     """
 
     kinds: Tensor
-    rules: Tensor
+    rules: tuple[tuple[int, int, int], ...]
     places: Tensor
-    reach: tuple[int | None, int | None, int | None]
+    reach: tuple[int, int, int]
     blocks: Tensor | None
     block: tuple[int, int]
 
@@ -47,22 +47,24 @@ class Visibility:
         """bool of the broadcast shape of two int tensors of positions in [0, length)."""
         if self.blocks is not None:
             return self.blocks[query // self.block[0], key // self.block[1]]
-        rules = self.rules[self.kinds[query], self.kinds[key]]
-        seen = rules == VISIBLE
-        for field in FIELDS:
-            reach = self.reach[field]
-            if reach is None:
-                continue
-            row, col = self.places[field, 0], self.places[field, 1]
-            near = (row[query] - row[key]).abs() <= reach
-            near = near & ((col[query] - col[key]).abs() <= reach)
-            seen = seen | (near & (rules == NEAR + field))
+        query_kinds, key_kinds = self.kinds[query], self.kinds[key]
+        seen = (query_kinds < 0) & (key_kinds < 0)  # nothing yet, in the shape of the result
+        for of_query, line in enumerate(self.rules):
+            for of_key, rule in enumerate(line):
+                if rule == HIDDEN:
+                    continue
+                pair = (query_kinds == of_query) & (key_kinds == of_key)
+                seen = seen | (pair if rule == VISIBLE else pair & self._near(query, key, rule - NEAR))
         return seen
+
+    def _near(self, query: Tensor, key: Tensor, field: int) -> Tensor:
+        row, col = self.places[field, 0], self.places[field, 1]
+        reach = self.reach[field]
+        return ((row[query] - row[key]).abs() <= reach) & ((col[query] - col[key]).abs() <= reach)
 
     def to(self, device: torch.device | str) -> Visibility:
         blocks = None if self.blocks is None else self.blocks.to(device)
-        kinds, rules, places = (x.to(device) for x in (self.kinds, self.rules, self.places))
-        return replace(self, kinds=kinds, rules=rules, places=places, blocks=blocks)
+        return replace(self, kinds=self.kinds.to(device), places=self.places.to(device), blocks=blocks)
 
 
 @lru_cache(maxsize=16)
@@ -72,23 +74,19 @@ def visibility(layout: AttentionLayout) -> Visibility:
     image, guide = slice(layout.text, image_end), slice(image_end, layout.length)
     kinds = torch.full((layout.length,), TEXT, dtype=torch.int32)
     kinds[image], kinds[guide] = IMAGE, GUIDE
-    places = torch.zeros(len(FIELDS), 2, layout.length, dtype=torch.int32)
+    places = torch.zeros(3, 2, layout.length, dtype=torch.int32)
     order, cols = layout.image_order.order, layout.grid[1]
     windows = 1 if layout.local == "radius" else layout.window
     places[IMAGE_FIELD][:, image] = torch.stack([order // cols // windows, order % cols // windows]).int()
     local = {"radius": layout.radius, "own": 0, "ring": 1}[layout.local]
-    cell_reach, guide_reach = None, None
     if layout.guide_grid is not None:
         order, cols = layout.guide_order.order, layout.guide_grid[1]
         places[GUIDE_FIELD][:, guide] = torch.stack([order // cols, order % cols]).int()
-        guide_reach = layout.guide_radius if layout.guide_to_guide == "radius" else None
         if layout.image_to_guide not in ("all", "none"):
             _place_in_cells(places[CELL_FIELD], layout, image, guide)
-            cell_reach = 0 if layout.image_to_guide == "aligned" else 1
+    reach = (local, 0 if layout.image_to_guide == "aligned" else 1, layout.guide_radius)
     dense = None if layout.dilate is None else layout.block_map().dense()
-    return Visibility(
-        kinds, _rules(layout), places, (local, cell_reach, guide_reach), dense, layout.dilate or (1, 1)
-    )
+    return Visibility(kinds, _rules(layout), places, reach, dense, layout.dilate or (1, 1))
 
 
 def _place_in_cells(places: Tensor, layout: AttentionLayout, image: slice, guide: slice) -> None:
@@ -102,12 +100,11 @@ def _place_in_cells(places: Tensor, layout: AttentionLayout, image: slice, guide
         places[0, part], places[1, part] = (numbers // across)[order].int(), (numbers % across)[order].int()
 
 
-def _rules(layout: AttentionLayout) -> Tensor:
-    rules = torch.full((3, 3), HIDDEN, dtype=torch.int32)
-    rules[TEXT, TEXT] = rules[TEXT, IMAGE] = rules[IMAGE, TEXT] = VISIBLE
-    rules[TEXT, GUIDE] = int(layout.text_to_guide)
-    rules[GUIDE, TEXT] = int(layout.guide_to_text)
-    rules[IMAGE, IMAGE] = NEAR + IMAGE_FIELD
-    rules[IMAGE, GUIDE] = {"all": VISIBLE, "none": HIDDEN}.get(layout.image_to_guide, NEAR + CELL_FIELD)
-    rules[GUIDE, GUIDE] = VISIBLE if layout.guide_to_guide == "all" else NEAR + GUIDE_FIELD
-    return rules
+def _rules(layout: AttentionLayout) -> tuple[tuple[int, int, int], ...]:
+    to_guide = {"all": VISIBLE, "none": HIDDEN}.get(layout.image_to_guide, NEAR + CELL_FIELD)
+    guide_to_guide = VISIBLE if layout.guide_to_guide == "all" else NEAR + GUIDE_FIELD
+    return (
+        (VISIBLE, VISIBLE, VISIBLE if layout.text_to_guide else HIDDEN),
+        (VISIBLE, NEAR + IMAGE_FIELD, to_guide),
+        (VISIBLE if layout.guide_to_text else HIDDEN, HIDDEN, guide_to_guide),
+    )
