@@ -1,7 +1,7 @@
 """The denoising loops of one picture: the first stage, and the steps that enlarge it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,69 +9,16 @@ import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from pipelines.kernels.local_attention.layout import AttentionLayout
-from pipelines.kernels.local_attention.op import choose
-from pipelines.scale_dit.stages import DENSE_LIMIT, Stage
-from pipelines.scale_dit.transformer_scale_dit import (
-    Attend,
-    GuideCache,
-    anchors,
-    denoise,
-    dense_attention,
-    encode_guide,
-    local_attention,
-    pack,
-    unpack,
-)
+from pipelines.scale_dit.guided_stage import SequenceBuilder, StageSequence, pick_rows
+from pipelines.scale_dit.high_res import HighResOptions
+from pipelines.scale_dit.lora_routing import LoraRouting
+from pipelines.scale_dit.schedule import blend_noise, euler_schedule, guide_frequencies
+from pipelines.scale_dit.stages import Stage
+from pipelines.scale_dit.transformer_scale_dit import denoise, pack, unpack
+from pipelines.scale_dit.words import Words
 
 # (step of this stage, timestep, tensors to show) -> the tensors a watcher wants to put in their place
 Report = Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Words:
-    """Encoded text of a batch of pictures.
-
-    Attributes:
-        text: T5 states `[B, T, J]`; pooled: CLIP vectors `[B, P]`.
-        widths: states that belong to each picture. Its row is never read beyond them, so that a picture does
-            not depend on how long the other texts of its batch are.
-    """
-
-    text: Tensor
-    pooled: Tensor
-    widths: tuple[int, ...]
-
-    def repeat(self, count: int) -> "Words":
-        """Each row `count` times, neighbours together."""
-        widths = tuple(width for width in self.widths for _ in range(count))
-        return Words(self.text.repeat_interleave(count, 0), self.pooled.repeat_interleave(count, 0), widths)
-
-    def with_text(self, text: Tensor) -> "Words":
-        """Other states of the same shape.
-
-        Raises:
-            ValueError: another shape.
-        """
-        if text.shape != self.text.shape:
-            raise ValueError(f"prompt_embeds are {list(text.shape)}; expected {list(self.text.shape)}")
-        return replace(self, text=text.to(self.text))
-
-    def groups(self) -> list[tuple[int, list[int]]]:
-        """(width, rows) of the pictures that share a width."""
-        found: dict[int, list[int]] = {}
-        for row, width in enumerate(self.widths):
-            found.setdefault(width, []).append(row)
-        return list(found.items())
-
-
-@dataclass(frozen=True)
-class _Sequence:
-    """The image tokens of a stage: positions in their order, attention by text width, encoded guide."""
-
-    ids: Tensor
-    attend: Callable[[int], Attend]
-    guide: GuideCache | None = None
 
 
 @dataclass
@@ -80,12 +27,16 @@ class StageLoop:
 
     Attributes:
         transformer, scheduler: as in the pipeline; the scheduler is only a template (its copies hold state).
-        words, negative: texts to paint, and those to keep away from by classifier-free guidance of the
-            first stage (None: no such guidance). Both have the same widths.
-        guidance_scale: of classifier-free guidance, or what a guidance embedding is told.
+        words, negative: texts to paint, and those to keep away from by classifier-free guidance (None: no
+            such guidance). Both have the same widths.
+        guidance_scale: of classifier-free guidance in the first stage, or what a guidance embedding is told.
         backend: attention back end of large stages.
         report: called after every step.
         is_stopped: polled before every step.
+        options: of the stages after the first.
+        routing: a LoRA adapter that acts on some tokens of those stages only, or None.
+        patch: latents per token and side.
+        used_backend: of the stage that was painted last: "dense", or a kernel's name.
     """
 
     transformer: nn.Module
@@ -96,119 +47,136 @@ class StageLoop:
     backend: str
     report: Report
     is_stopped: Callable[[], bool]
+    options: HighResOptions = field(default_factory=HighResOptions)
+    routing: LoraRouting | None = None
+    patch: int = 2
     used_backend: str = "dense"
 
     def paint(self, noise: Tensor, stage: Stage, steps: int) -> Tensor:
-        """The first stage: noise `[B, C, H / 8, W / 8]` fp32 -> latents of the same shape."""
-        scheduler = self._schedule(steps, 1.0, noise.device)
-        sequence = _Sequence(anchors(stage.grid).to(noise.device), dense_attention)
-        return unpack(self._run(pack(noise), scheduler, sequence), stage.grid)
+        """The first stage: noise `[B, C, p h, p w]` fp32 for a grid of (h, w) -> latents of that shape."""
+        scheduler = euler_schedule(self.scheduler, steps, 1.0, noise.device)
+        sequence = self._builder.first(stage.grid, noise.device)
+        x = self._run(pack(noise, self.patch), scheduler, sequence, self.guidance_scale)
+        return unpack(x, stage.grid, self.patch)
 
     def enlarge(self, low: Tensor, noise: Tensor, stage: Stage, steps: int, strength: float) -> Tensor:
         """A further stage: finished latents `low` and noise of the new size -> latents of the new size.
 
         It starts from the enlarged latents at noise level `strength`, guided by `low` itself.
         """
-        scheduler = self._schedule(steps, strength, noise.device)
-        level = float(scheduler.sigmas[0])
+        scheduler = euler_schedule(self.scheduler, steps, strength, noise.device)
+        sequence = self._guided(low, stage)
+        self.used_backend = sequence.backend
         enlarged = F.interpolate(low, size=noise.shape[-2:], mode="bicubic", align_corners=False)
-        x = pack((1 - level) * enlarged + level * noise)
-        order, inverse, sequence = self._guided(low, stage)
-        x = self._run(x[:, order], scheduler, sequence, order, inverse)
-        return unpack(x[:, inverse], stage.grid)
+        enlarged, noise = (sequence.from_raster(pack(part, self.patch)) for part in (enlarged, noise))
+        x = blend_noise(enlarged, noise, float(scheduler.sigmas[0]))
+        if self.options.low_frequencies != "none":
+            sequence = replace(sequence, enlarged=enlarged)
+        x = self._run(x, scheduler, sequence, self._later_scale)
+        return unpack(sequence.to_raster(x), stage.grid, self.patch)
 
-    def _schedule(self, steps: int, start: float, device: torch.device) -> Any:
-        """Steps from noise level `start` on, with the scheduler's static shift as in the authors' code."""
-        scheduler = type(self.scheduler).from_config(self.scheduler.config, use_dynamic_shifting=False)
-        scheduler.set_timesteps(sigmas=torch.linspace(start, start / steps, steps).tolist(), device=device)
-        scheduler.set_begin_index(0)
-        return scheduler
+    @property
+    def _builder(self) -> SequenceBuilder:
+        return SequenceBuilder(self.transformer, self.options, self.routing, self.backend)
 
-    def _run(
-        self,
-        x: Tensor,
-        scheduler: Any,
-        sequence: _Sequence,
-        order: Tensor | None = None,
-        inverse: Tensor | None = None,
-    ) -> Tensor:
+    @property
+    def _has_embedding(self) -> bool:
+        return bool(self.transformer.config.guidance_embeds)
+
+    @property
+    def _later_scale(self) -> float:
+        """Guidance scale of the stages after the first."""
+        if self.options.guidance_scale is not None:
+            return self.options.guidance_scale
+        return self.guidance_scale if self._has_embedding else 1.0
+
+    def _guided(self, low: Tensor, stage: Stage) -> StageSequence:
+        texts = [self.words.pooled]
+        if self.negative is not None and self.negative.pooled is not None and self._later_scale != 1.0:
+            texts.append(self.negative.pooled)
+        tokens = pack(low, self.patch).to(self.words.text.dtype)
+        low_grid = (low.shape[-2] // self.patch, low.shape[-1] // self.patch)
+        guidance = self._guidance(self.words.text, self._later_scale)
+        return self._builder.guided(tokens, stage.grid, low_grid, texts, guidance)
+
+    def _run(self, x: Tensor, scheduler: Any, sequence: StageSequence, scale: float) -> Tensor:
         """All steps of a stage on packed tokens; watchers see them in raster order."""
+        steps = len(scheduler.timesteps)
         for index, timestep in enumerate(scheduler.timesteps):
             if self.is_stopped():
                 break
-            velocity = self._velocity(x, timestep, sequence)
+            velocity = self._velocity(x, timestep, sequence, scale)
+            if sequence.enlarged is not None:
+                schedule, sigma = self.options.low_frequencies, float(timestep) / 1000
+                velocity = guide_frequencies(velocity, x, sequence.enlarged, sigma, index / steps, schedule)
             denoised = x - timestep / 1000 * velocity
             x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
-            shown = {"latents": x, "denoised": denoised, "prompt_embeds": self.words.text}
-            if inverse is not None:
-                shown.update(latents=x[:, inverse], denoised=denoised[:, inverse])
-            answer = self.report(index, timestep, shown)
+            shown = {"latents": sequence.to_raster(x), "denoised": sequence.to_raster(denoised)}
+            answer = self.report(index, timestep, {**shown, "prompt_embeds": self.words.text})
             if "latents" in answer:
-                x = answer["latents"] if order is None else answer["latents"][:, order]
+                x = sequence.from_raster(answer["latents"])
             if "prompt_embeds" in answer:
                 self.words = self.words.with_text(answer["prompt_embeds"])
         return x
 
-    def _velocity(self, x: Tensor, timestep: Tensor, sequence: _Sequence) -> Tensor:
-        """Velocity `[B, N, C]` fp32; with classifier-free guidance when there is no encoded guide."""
+    def _velocity(self, x: Tensor, timestep: Tensor, sequence: StageSequence, scale: float) -> Tensor:
+        """Velocity `[B, N, C]` fp32, with classifier-free guidance where it is asked for."""
         out = torch.empty_like(x)
-        negative = self.negative if sequence.guide is None else None
-        groups = self.words.groups()
-        for width, rows in groups:
-            text, pooled = self.words.text[rows, :width], self.words.pooled[rows]
-            tokens = x[rows]
-            if negative is not None:
-                tokens = torch.cat([tokens, tokens])
-                text = torch.cat([negative.text[rows, :width], text])
-                pooled = torch.cat([negative.pooled[rows], pooled])
-            guide = sequence.guide
-            if guide is not None and len(groups) > 1:
-                guide = [(key[rows], value[rows]) for key, value in guide]
-            times = (timestep / 1000).to(text.dtype).expand(len(tokens))
-            velocity = denoise(
-                self.transformer,
-                tokens.to(text.dtype),
-                text,
-                pooled,
-                times,
-                image_ids=sequence.ids,
-                attend=sequence.attend(width),
-                guide=guide,
-                guidance=self._guidance(pooled),
-            ).float()
-            if negative is not None:
-                plain, asked = velocity.chunk(2)
-                velocity = plain + self.guidance_scale * (asked - plain)
-            out[rows] = velocity
+        negative = self.negative if self._takes_two_passes(sequence, timestep, scale) else None
+        for width, rows in self.words.groups():
+            tokens, asked = x[rows], self.words.pick(rows, width)
+            if negative is None:
+                out[rows] = self._pass(tokens, timestep, sequence, asked, rows, scale)
+                continue
+            avoided = negative.pick(rows, width)
+            if sequence.guide is None:  # a small stage: both passes at once
+                text = torch.cat([avoided[0], asked[0]])
+                pooled = None if asked[1] is None else torch.cat([avoided[1], asked[1]])
+                twice = torch.cat([tokens, tokens])
+                both = self._pass(twice, timestep, sequence, (text, pooled), rows, scale)
+                plain, wanted = both.chunk(2)
+            else:
+                wanted = self._pass(tokens, timestep, sequence, asked, rows, scale)
+                other = replace(sequence, guide=sequence.negative_guide or sequence.guide)
+                plain = self._pass(tokens, timestep, other, avoided, rows, scale)
+            out[rows] = plain + scale * (wanted - plain)
         return out
 
-    def _guidance(self, pooled: Tensor) -> Tensor | None:
-        if not self.transformer.config.guidance_embeds:
-            return None
-        return torch.full_like(pooled[:, 0], self.guidance_scale)
+    def _takes_two_passes(self, sequence: StageSequence, timestep: Tensor, scale: float) -> bool:
+        """Whether classifier-free guidance acts in a step, if there are words to keep away from."""
+        if scale == 1.0 or sequence.guide is None:
+            return scale != 1.0
+        low, high = self.options.guidance_interval
+        return low <= float(timestep) / 1000 <= high
 
-    def _guided(self, low: Tensor, stage: Stage) -> tuple[Tensor, Tensor, _Sequence]:
-        """Order of the image tokens, its inverse, and the sequence with the encoded guide."""
-        low_grid = (low.shape[-2] // 2, low.shape[-1] // 2)
-        pooled, device = self.words.pooled, low.device
-        tokens = pack(low).to(pooled.dtype)
-        ids, guide_ids = anchors(stage.grid).to(device), anchors(low_grid, stage.grid).to(device)
-        guidance = self._guidance(pooled)
-        if stage.tokens <= DENSE_LIMIT:
-            order = torch.arange(stage.tokens, device=device)
-            cache = encode_guide(self.transformer, tokens, pooled, guide_ids, dense_attention(0), guidance)
-            return order, order, _Sequence(ids, dense_attention, cache)
-        layout = AttentionLayout(0, stage.grid, low_grid)
-        alone = AttentionLayout(0, low_grid)  # the guide attends to itself alone, as a picture of its own
-        own = alone.image_order.order.to(device)
-        attend = dense_attention(0) if alone.image <= DENSE_LIMIT else local_attention(alone, self.backend)
-        cache = encode_guide(self.transformer, tokens[:, own], pooled, guide_ids[own], attend, guidance)
-        back = alone.image_order.inverse[layout.guide_order.order].to(device)
-        cache = [(key[:, back], value[:, back]) for key, value in cache]
-        self.used_backend = choose(layout, cache[0][0], self.backend).backend
-        order, inverse = (part.to(device) for part in (layout.image_order.order, layout.image_order.inverse))
+    def _pass(
+        self,
+        tokens: Tensor,
+        timestep: Tensor,
+        sequence: StageSequence,
+        texts: tuple[Tensor, Tensor | None],
+        rows: list[int],
+        scale: float,
+    ) -> Tensor:
+        """One forward of the transformer for some pictures of the batch; velocity in fp32."""
+        text, pooled = texts
+        guide = sequence.guide
+        if guide is not None and len(rows) < len(self.words.widths):
+            guide = pick_rows(guide, rows)
+        return denoise(
+            self.transformer,
+            tokens.to(text.dtype),
+            text,
+            pooled,
+            (timestep / 1000).to(text.dtype).expand(len(tokens)),
+            image_ids=sequence.ids,
+            attend=sequence.attend(text.shape[1]),
+            guide=guide,
+            guidance=self._guidance(text, scale),
+            rope=None if guide is None else self.options.rope,
+            routing=self.routing,
+        ).float()
 
-        def attend_with(width: int) -> Attend:
-            return local_attention(replace(layout, text=width), self.backend)
-
-        return order, inverse, _Sequence(ids[order], attend_with, cache)
+    def _guidance(self, text: Tensor, scale: float) -> Tensor | None:
+        """What a guidance embedding is told, `[B]`; None without one."""
+        return torch.full_like(text[:, 0, 0], scale) if self._has_embedding else None

@@ -1,13 +1,17 @@
-"""Scale-DiT's forward pass over a stock `FluxTransformer2DModel`: text, high-res tokens, clean low-res guide.
+"""Scale-DiT's forward pass over a stock FLUX transformer: text, high-res tokens, clean low-res guide.
 
-The guide sees only itself and is modulated at time 0, so it is the same in every denoising step: it is
-encoded once (`encode_guide`) and enters the other tokens' attention as keys and values. Weights and module
-names are diffusers'; without a guide and with dense attention the result equals the stock forward.
+The guide is modulated at time 0. As long as it sees only itself it is the same in every denoising step: it is
+then encoded once (`encode_guide`) and enters the other tokens' attention as keys and values. A guide that
+reads the text runs along in every step (`LiveGuide`). Weights and module names are diffusers'
+(`FluxTransformer2DModel`, `Flux2Transformer2DModel`); without a guide and with dense attention the result
+equals the stock forward.
 """
 
 # Shape letters: B batch, T text tokens, N image tokens, G guide tokens, H heads, D head dim, C channels.
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -16,22 +20,56 @@ from torch import Tensor, nn
 
 from pipelines.kernels.local_attention.layout import AttentionLayout
 from pipelines.kernels.local_attention.op import hierarchical_local_attention
+from pipelines.scale_dit.lora_routing import LoraRouting
+from pipelines.scale_dit.model_lines import ModelLine, Stream
+from pipelines.scale_dit.positions import RopeFactors, anchors, rotary_table, rotate
+
+__all__ = [
+    "Attend", "GuideCache", "KeyValue", "LiveGuide", "anchors", "denoise", "dense_attention", "encode_guide",
+    "local_attention", "pack", "unpack",
+]  # fmt: skip
 
 KeyValue = tuple[Tensor, Tensor]
 GuideCache = list[KeyValue]
-# (query, key, value [B, T + N, H, D], guide key and value [B, G, H, D] or None) -> [B, T + N, H, D]
+# (query, key, value [B, S, H, D], encoded guide's key and value [B, G, H, D] or None) -> [B, S, H, D], where
+# S = T + N, or T + N + G with a guide that runs along
 Attend = Callable[[Tensor, Tensor, Tensor, KeyValue | None], Tensor]
 
 
-def dense_attention(text: int) -> Attend:
-    """Every image token sees all; text sees text and image; for short sequences and training."""
+@dataclass(frozen=True)
+class LiveGuide:
+    """A guide that runs along in every step.
+
+    Attributes:
+        tokens: packed clean latents `[B, G, C]`.
+        ids: positions `[G, axes]` or `[B, G, axes]`, the scaled anchors.
+    """
+
+    tokens: Tensor
+    ids: Tensor
+
+
+def dense_attention(text: int, live: int = 0, reads_text: bool = False) -> Attend:
+    """Every image token sees all; text sees text and image; for short sequences and training.
+
+    Args:
+        text: number of text tokens. live: number of guide tokens that run along.
+        reads_text: whether those see the text beside themselves.
+    """
 
     def attend(query: Tensor, key: Tensor, value: Tensor, guide: KeyValue | None) -> Tensor:
-        if guide is None:
+        if guide is not None:
+            key, value = torch.cat([key, guide[0]], 1), torch.cat([value, guide[1]], 1)
+        elif not live:
             return _sdpa(query, key, value)
-        words = _sdpa(query[:, :text], key, value)
-        key, value = torch.cat([key, guide[0]], 1), torch.cat([value, guide[1]], 1)
-        return torch.cat([words, _sdpa(query[:, text:], key, value)], 1)
+        image = query.shape[1] - live  # first row of the guide, or the end
+        words = _sdpa(query[:, :text], key[:, :image], value[:, :image])
+        parts = [words, _sdpa(query[:, text:image], key, value)]
+        if live:
+            rows = torch.arange(key.shape[1], device=key.device)
+            seen = rows[(rows >= image) | (rows < text)] if reads_text else rows[image:]
+            parts.append(_sdpa(query[:, image:], key[:, seen], value[:, seen]))
+        return torch.cat(parts, 1)
 
     return attend
 
@@ -48,38 +86,32 @@ def local_attention(layout: AttentionLayout, backend: str = "auto") -> Attend:
 def encode_guide(
     transformer: nn.Module,
     guide: Tensor,
-    pooled: Tensor,
+    pooled: Tensor | None,
     ids: Tensor,
     attend: Attend,
     guidance: Tensor | None = None,
+    *,
+    rope: RopeFactors | None = None,
+    routing: LoraRouting | None = None,
 ) -> GuideCache:
     """Run the low-res branch once.
 
     Args:
         guide: packed clean latents `[B, G, C]`.
-        pooled: pooled text `[B, P]`.
-        ids: positions `[G, 3]` (or `[B, G, 3]`), the scaled anchors.
+        pooled: pooled text `[B, P]`; None for FLUX.2, which has none.
+        ids: positions `[G, axes]` (or `[B, G, axes]`), the scaled anchors.
         attend: attention of guide tokens among themselves.
         guidance: `[B]`, for transformers with a guidance embedding.
+        rope, routing: as in `denoise`.
     Returns:
         keys (rotated) and values `[B, G, H, D]` of every block, double blocks first.
     """
     _bring_in(transformer)
-    temb = _modulation(transformer, torch.zeros_like(pooled[:, 0]), pooled, guidance)
-    rotary = _rotary(transformer, ids)
-    hidden = transformer.x_embedder(guide)
+    line = ModelLine.of(transformer, routing)
+    stream = line.embed(guide, "guide", line.embed_time(guide.new_zeros(len(guide)), pooled, guidance))
+    table = rotary_table(line.transformer.pos_embed, ids, rope)
     cache: GuideCache = []
-    for block in transformer.transformer_blocks:
-        normed, gate, shift_mlp, scale_mlp, gate_mlp = block.norm1(hidden, emb=temb)
-        query, key, value = _project(block.attn, normed, rotary)
-        cache.append((key, value))
-        hidden = hidden + gate[:, None] * block.attn.to_out[0](attend(query, key, value, None).flatten(2))
-        hidden = hidden + gate_mlp[:, None] * block.ff(_modulate(block.norm2(hidden), shift_mlp, scale_mlp))
-    for block in transformer.single_transformer_blocks:
-        normed, gate = block.norm(hidden, emb=temb)
-        query, key, value = _project(block.attn, normed, rotary)
-        cache.append((key, value))
-        hidden = hidden + gate[:, None] * _single_out(block, attend(query, key, value, None), normed)
+    _run_blocks(line, [stream], table, attend, repeat(None), cache)
     return cache
 
 
@@ -87,46 +119,47 @@ def denoise(
     transformer: nn.Module,
     image: Tensor,
     text: Tensor,
-    pooled: Tensor,
+    pooled: Tensor | None,
     timestep: Tensor,
     *,
     image_ids: Tensor,
     attend: Attend,
-    guide: GuideCache | None = None,
+    guide: GuideCache | LiveGuide | None = None,
     guidance: Tensor | None = None,
+    rope: RopeFactors | None = None,
+    routing: LoraRouting | None = None,
 ) -> Tensor:
     """Velocity of the image tokens.
 
     Args:
         image: packed noisy latents `[B, N, C]`, in the order that `attend` expects.
-        text: T5 states `[B, T, J]`; pooled: `[B, P]`.
+        text: text states `[B, T, J]`; pooled: `[B, P]`, or None for FLUX.2.
         timestep: `[B]` in [0, 1].
-        image_ids: positions `[N, 3]` (or `[B, N, 3]`) in the order of `image`; text sits at position 0.
-        guide: what `encode_guide` returned, or None.
+        image_ids: positions `[N, axes]` (or `[B, N, axes]`) in the order of `image`.
+        guide: what `encode_guide` returned, a guide that runs along, or None.
         guidance: `[B]`, for transformers with a guidance embedding.
+        rope: factors of the rotary frequencies. Default: the model's own.
+        routing: a LoRA adapter that acts on some tokens only, and on none without a guide.
     Returns:
         `[B, N, C]`.
-    Source: arXiv 2510.16325, section 3; block structure of FLUX.1.
+    Source: arXiv 2510.16325, section 3; block structure of FLUX.1 and FLUX.2.
     """
     _bring_in(transformer)
-    temb = _modulation(transformer, timestep.to(image.dtype), pooled, guidance)
-    length = text.shape[1]
-    text_ids = image_ids.new_zeros(*image_ids.shape[:-2], length, 3)
-    rotary = _rotary(transformer, torch.cat([text_ids, image_ids], -2))
-    hidden, words = transformer.x_embedder(image), transformer.context_embedder(text)
-    caches: list[KeyValue | None] = list(guide) if guide is not None else []
-    caches += [None] * (
-        len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks) - len(caches)
-    )
-    at = iter(caches)
-    for block in transformer.transformer_blocks:
-        words, hidden = _double_block(block, words, hidden, temb, rotary, attend, next(at))
-    joint = torch.cat([words, hidden], 1)
-    for block in transformer.single_transformer_blocks:
-        normed, gate = block.norm(joint, emb=temb)
-        query, key, value = _project(block.attn, normed, rotary)
-        joint = joint + gate[:, None] * _single_out(block, attend(query, key, value, next(at)), normed)
-    return transformer.proj_out(transformer.norm_out(joint[:, length:], temb))
+    line = ModelLine.of(transformer, routing if guide is not None or routing is None else routing.silenced())
+    temb = line.embed_time(timestep.to(image.dtype), pooled, guidance)
+    streams = [line.embed(text, "text", temb), line.embed(image, "image", temb)]
+    ids = [line.text_ids(text.shape[1], image_ids), image_ids]
+    caches: list[KeyValue] = []
+    if isinstance(guide, LiveGuide):
+        clean = line.embed_time(torch.zeros_like(timestep).to(image.dtype), pooled, guidance)
+        streams.append(line.embed(guide.tokens, "guide", clean))
+        ids.append(guide.ids)
+    elif guide is not None:
+        caches = guide
+    table = rotary_table(line.transformer.pos_embed, torch.cat(ids, -2), rope)
+    _run_blocks(line, streams, table, attend, chain(caches, repeat(None)))
+    joint = streams[0].tokens[:, text.shape[1] :]
+    return line.transformer.proj_out(line.transformer.norm_out(joint, temb))
 
 
 def _bring_in(transformer: nn.Module) -> None:
@@ -136,74 +169,101 @@ def _bring_in(transformer: nn.Module) -> None:
         hook.pre_forward(transformer)
 
 
-def _modulation(transformer: Any, timestep: Tensor, pooled: Tensor, guidance: Tensor | None) -> Tensor:
-    if guidance is None:
-        return transformer.time_text_embed(timestep * 1000, pooled)
-    return transformer.time_text_embed(timestep * 1000, guidance.to(timestep.dtype) * 1000, pooled)
+def _run_blocks(
+    line: ModelLine,
+    streams: list[Stream],
+    table: KeyValue,
+    attend: Attend,
+    guides: Iterator[KeyValue | None],
+    kept: GuideCache | None = None,
+) -> None:
+    """Replace the tokens of `streams` block by block; each block's keys (rotated) and values go to `kept`.
+
+    After the double blocks text and image, the first two of several streams, become one.
+    """
+
+    def keep(pair: KeyValue) -> None:
+        if kept is not None:
+            kept.append(pair)
+
+    for block in line.transformer.transformer_blocks:
+        keep(_double_block(line, block, streams, table, attend, next(guides)))
+    if len(streams) > 1:
+        text, image = streams[:2]
+        tokens = torch.cat([text.tokens, image.tokens], 1)
+        streams[:2] = [Stream("joint", tokens, image.condition)]
+    for block in line.transformer.single_transformer_blocks:
+        keep(_single_block(line, block, streams, table, attend, next(guides)))
 
 
 def _double_block(
+    line: ModelLine,
     block: Any,
-    words: Tensor,
-    hidden: Tensor,
-    temb: Tensor,
-    rotary: KeyValue,
+    streams: list[Stream],
+    table: KeyValue,
     attend: Attend,
     guide: KeyValue | None,
-) -> tuple[Tensor, Tensor]:
-    attn, length = block.attn, words.shape[1]
-    normed, gate, shift_mlp, scale_mlp, gate_mlp = block.norm1(hidden, emb=temb)
-    normed_c, gate_c, shift_mlp_c, scale_mlp_c, gate_mlp_c = block.norm1_context(words, emb=temb)
-    query, key, value = (
-        layer(normed).unflatten(-1, (attn.heads, -1)) for layer in (attn.to_q, attn.to_k, attn.to_v)
-    )
-    query_c, key_c, value_c = (
-        layer(normed_c).unflatten(-1, (attn.heads, -1))
-        for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
-    )
-    query = torch.cat([attn.norm_added_q(query_c), attn.norm_q(query)], 1)
-    key = torch.cat([attn.norm_added_k(key_c), attn.norm_k(key)], 1)
-    query, key = (_rotate(part, rotary) for part in (query, key))
-    out = attend(query, key, torch.cat([value_c, value], 1), guide).flatten(2)
-    hidden = hidden + gate[:, None] * attn.to_out[0](out[:, length:])
-    hidden = hidden + gate_mlp[:, None] * block.ff(_modulate(block.norm2(hidden), shift_mlp, scale_mlp))
-    words = words + gate_c[:, None] * attn.to_add_out(out[:, :length])
-    words = words + gate_mlp_c[:, None] * block.ff_context(
-        _modulate(block.norm2_context(words), shift_mlp_c, scale_mlp_c)
-    )
-    return words, hidden
+) -> KeyValue:
+    every = [line.double_layers(block, stream.role) for stream in streams]
+    modulations = [line.double_modulation(*pair) for pair in zip(every, streams, strict=True)]
+    parts = []
+    for stream, layers, (shift, scale, *_) in zip(streams, every, modulations, strict=True):
+        normed = _modulate(line.first_norm(layers, stream.tokens), shift, scale)
+        projections = (layers.query, layers.key, layers.value)
+        query, key, value = (
+            line.linear(layer, normed, stream.role, is_qkv=True).unflatten(-1, (block.attn.heads, -1))
+            for layer in projections
+        )
+        parts.append((layers.query_norm(query), layers.key_norm(key), value))
+    out, rotated = _attend_together(parts, table, attend, guide)
+    for stream, layers, modulation, attended in zip(streams, every, modulations, out, strict=True):
+        _, _, gate, shift, scale, gate_mlp = modulation
+        tokens = stream.tokens + gate * line.linear(layers.out, attended, stream.role)
+        normed = _modulate(layers.second_norm(tokens), shift, scale)
+        inner = line.feed_forward(layers.feed_forward, normed, stream.role)
+        stream.tokens = _finite(tokens + gate_mlp * inner)
+    return rotated
 
 
-def _project(attn: Any, normed: Tensor, rotary: KeyValue) -> tuple[Tensor, Tensor, Tensor]:
-    query, key, value = (
-        layer(normed).unflatten(-1, (attn.heads, -1)) for layer in (attn.to_q, attn.to_k, attn.to_v)
-    )
-    query = _rotate(attn.norm_q(query), rotary)
-    key = _rotate(attn.norm_k(key), rotary)
-    return query, key, value
+def _single_block(
+    line: ModelLine,
+    block: Any,
+    streams: list[Stream],
+    table: KeyValue,
+    attend: Attend,
+    guide: KeyValue | None,
+) -> KeyValue:
+    attn, modulations = block.attn, [line.single_modulation(block, stream) for stream in streams]
+    parts, rests = [], []
+    for stream, (shift, scale, _) in zip(streams, modulations, strict=True):
+        normed = _modulate(line.single_norm(block, stream.tokens), shift, scale)
+        *projected, rest = line.single_project(block, normed, stream.role)
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in projected)
+        parts.append((attn.norm_q(query), attn.norm_k(key), value))
+        rests.append(rest)
+    out, rotated = _attend_together(parts, table, attend, guide)
+    for stream, (_, _, gate), attended, rest in zip(streams, modulations, out, rests, strict=True):
+        stream.tokens = _finite(stream.tokens + gate * line.single_out(block, attended, rest, stream.role))
+    return rotated
 
 
-def _single_out(block: Any, attended: Tensor, normed: Tensor) -> Tensor:
-    return block.proj_out(torch.cat([attended.flatten(2), block.act_mlp(block.proj_mlp(normed))], 2))
+def _attend_together(
+    parts: list[tuple[Tensor, Tensor, Tensor]], table: KeyValue, attend: Attend, guide: KeyValue | None
+) -> tuple[tuple[Tensor, ...], KeyValue]:
+    """Attention over all streams: each one's output `[B, S, H D]`, and rotated keys with values of all."""
+    query, key, value = (torch.cat(same, 1) for same in zip(*parts, strict=True))
+    query, key = rotate(query, table), rotate(key, table)
+    out = attend(query, key, value, guide).flatten(2)
+    return out.split([part[0].shape[1] for part in parts], 1), (key, value)
 
 
 def _modulate(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])
+    return torch.addcmul(shift, normed, 1 + scale)
 
 
-def _rotary(transformer: nn.Module, ids: Tensor) -> KeyValue:
-    """Cosines and sines `[1 or B, S, 1, D]` of positions `[S, 3]` or `[B, S, 3]`."""
-    cos, sin = transformer.pos_embed(ids.reshape(-1, 3))
-    shape = (1 if ids.ndim == 2 else ids.shape[0], ids.shape[-2], 1, -1)
-    return cos.float().view(shape), sin.float().view(shape)
-
-
-def _rotate(x: Tensor, rotary: KeyValue) -> Tensor:
-    """Rotate the pairs (0, 1), (2, 3), ... of `[B, S, H, D]` in fp32."""
-    cos, sin = rotary
-    y = x.float()
-    turned = torch.stack([-y[..., 1::2], y[..., ::2]], -1).flatten(-2)
-    return torch.addcmul(y * cos, turned, sin).to(x.dtype)
+def _finite(tokens: Tensor) -> Tensor:
+    """Half precision overflows in late blocks; stock code cuts it off there, too."""
+    return tokens.clip(-65504, 65504) if tokens.dtype == torch.float16 else tokens
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -211,29 +271,16 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out.transpose(1, 2)
 
 
-def anchors(grid: tuple[int, int], full: tuple[int, int] | None = None) -> Tensor:
-    """Positions `[rows * columns, 3]` of a token grid, spread over a larger grid when `full` is given.
-
-    Token i of n spread over m sits at `(i + 1/2) m / n - 1/2` (float, per axis): the centre of what it shows.
-    """
-    full = full or grid
-    rows, columns = (
-        (torch.arange(n, dtype=torch.float32) + 0.5) * m / n - 0.5 for n, m in zip(grid, full, strict=True)
-    )
-    ids = torch.zeros(grid[0], grid[1], 3)
-    ids[..., 1], ids[..., 2] = rows[:, None], columns[None]
-    return ids.reshape(-1, 3)
-
-
-def pack(latents: Tensor) -> Tensor:
-    """`[B, C, 2h, 2w]` -> `[B, h w, 4 C]`, FLUX's order."""
+def pack(latents: Tensor, patch: int = 2) -> Tensor:
+    """`[B, C, p h, p w]` -> `[B, h w, C p p]`, FLUX's order of channels; p = `patch`."""
     b, c, height, width = latents.shape
-    parts = latents.view(b, c, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return parts.reshape(b, (height // 2) * (width // 2), c * 4)
+    parts = latents.view(b, c, height // patch, patch, width // patch, patch).permute(0, 2, 4, 1, 3, 5)
+    return parts.reshape(b, (height // patch) * (width // patch), c * patch * patch)
 
 
-def unpack(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+def unpack(tokens: Tensor, grid: tuple[int, int], patch: int = 2) -> Tensor:
     """Inverse of `pack` for a grid of (h, w) tokens."""
     b, _, c = tokens.shape
-    parts = tokens.view(b, grid[0], grid[1], c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return parts.reshape(b, c // 4, grid[0] * 2, grid[1] * 2)
+    channels = c // (patch * patch)
+    parts = tokens.view(b, *grid, channels, patch, patch).permute(0, 3, 1, 4, 2, 5)
+    return parts.reshape(b, channels, grid[0] * patch, grid[1] * patch)
