@@ -1,0 +1,120 @@
+"""Emphasis in prompts: `(word)`, `(word:1.3)`, nesting, `\\(` for a bracket, and `BREAK` for a segment's end.
+
+The rules are those of the widespread prompt interfaces: `(x)` multiplies by 1.1, `(x:w)` sets w, an explicit
+number inside wins over one outside, brackets without a partner are ordinary characters. Time grows linearly
+with the text, whatever its brackets look like.
+"""
+
+import math
+import re
+
+from pipelines.longalign.source_text import SourceText
+
+IMPLICIT_WEIGHT = 1.1
+_BRACKET = re.compile(r"\\[()]|([()])")
+_ESCAPED = re.compile(r"\\[()]")
+_BREAK = re.compile(r"(?<!\w)BREAK(?!\w)")
+_LONGEST_NUMBER = 64  # characters behind a colon that may still be a weight
+
+
+def parse_weights(prompt: str) -> SourceText:
+    """The prompt without its emphasis marks, each character with its weight."""
+    parts = []
+    for start, end, weight in _pieces(prompt):
+        literal = SourceText.plain(prompt[start:end], start, weight)
+        parts.append(literal.replace(_ESCAPED, lambda mark: mark[1]))
+    return SourceText.join(parts)
+
+
+def weighted_pieces(prompt: str) -> list[tuple[str, float]]:
+    """(text, weight) in order, neighbours of equal weight not joined."""
+    return [(_ESCAPED.sub(lambda mark: mark.group()[1], prompt[s:e]), w) for s, e, w in _pieces(prompt)]
+
+
+def split_at_breaks(text: SourceText) -> list[SourceText]:
+    """The texts between words `BREAK`; those without any character are left out."""
+    places = [match.span() for match in _BREAK.finditer(text.text)]
+    starts = [0, *(end for _, end in places)]
+    ends = [*(start for start, _ in places), len(text.text)]
+    parts = [text.part(start, end) for start, end in zip(starts, ends, strict=True)]
+    return [part for part in parts if part.text.strip()] if places else parts
+
+
+def _pieces(prompt: str) -> list[tuple[int, int, float]]:
+    """Ranges of literal text with their weights, in order."""
+    brackets = [match.start() for match in _BRACKET.finditer(prompt) if match.group(1)]
+    order = {place: rank for rank, place in enumerate(brackets)}
+    partner = _partners(prompt, brackets)
+    pieces, todo = [], [(0, len(prompt), 1.0, False)]
+    while todo:
+        start, end, weight, is_literal = todo.pop()
+        if is_literal:
+            pieces.append((start, end, weight))
+            continue
+        rank = _first_rank(brackets, order, start, end)
+        found = []
+        for first, last in _items(prompt, brackets, rank, partner, (start, end)):
+            if last - first >= 2 and first in order and prompt[first] == "(" and prompt[last - 1] == ")":
+                if last - 1 in order:
+                    found.append((*_group(prompt, first + 1, last - 1, weight * IMPLICIT_WEIGHT), False))
+                    continue
+            found.append((first, last, weight, True))
+        todo.extend(reversed(found))
+    return pieces
+
+
+def _first_rank(brackets: list[int], order: dict[int, int], start: int, end: int) -> int:
+    """Index of the first bracket in a range: right behind the opening one, or the very first."""
+    return order[start - 1] + 1 if start - 1 in order else 0
+
+
+def _partners(prompt: str, brackets: list[int]) -> dict[int, int]:
+    """Index of each opening bracket's closing one, by their ranks."""
+    partner, waiting = {}, []
+    for rank, place in enumerate(brackets):
+        if prompt[place] == "(":
+            waiting.append(rank)
+        elif waiting:
+            partner[waiting.pop()] = rank
+    return partner
+
+
+def _items(
+    prompt: str, brackets: list[int], rank: int, partner: dict[int, int], bounds: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """Ranges of a text at its own level: bracketed groups, and what stands between them.
+
+    A closing bracket without a partner uses up the next opening one, as the common parsers do.
+    """
+    (begin, end), items, surplus = bounds, [], 0
+    while rank < len(brackets) and brackets[rank] < end:
+        place = brackets[rank]
+        if prompt[place] == ")":
+            surplus += 1
+        elif surplus:
+            surplus -= 1
+        else:
+            if place > begin:
+                items.append((begin, place))
+            closing = partner.get(rank)
+            if closing is None or brackets[closing] >= end:
+                items.append((place, end))
+                return items
+            items.append((place, brackets[closing] + 1))
+            begin, rank = brackets[closing] + 1, closing
+        rank += 1
+    if end > begin:
+        items.append((begin, end))
+    return items
+
+
+def _group(prompt: str, start: int, end: int, weight: float) -> tuple[int, int, float]:
+    """Range and weight of what a pair of brackets holds."""
+    colon = prompt.rfind(":", start + 1, end)
+    if colon < 0 or end - colon > _LONGEST_NUMBER:
+        return start, end, weight
+    try:
+        given = float(prompt[colon + 1 : end])
+    except ValueError:
+        return start, end, weight
+    return (start, colon, given) if math.isfinite(given) else (start, end, weight)

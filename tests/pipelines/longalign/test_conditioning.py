@@ -1,0 +1,47 @@
+"""Prompts of a page through stock pipelines."""
+
+import pytest
+import torch
+
+from pipelines.longalign.conditioning import LongPromptEncoder
+from pipelines.longalign.plan import OFFICIAL, PromptSettings
+
+
+def paint(pipe, encoded, **options):
+    images = pipe(
+        **encoded.arguments(), num_inference_steps=2, generator=torch.Generator().manual_seed(0),
+        output_type="pt", **options,
+    ).images  # fmt: skip
+    assert torch.isfinite(images).all()
+    return images
+
+
+def test_stable_diffusion_reads_a_page(sd, page):
+    encoded = LongPromptEncoder.from_pipeline(sd)([page, "a cat"], "ugly, blurred. " * 60)
+    (plan,), (short,) = encoded.plans
+    assert plan.dropped_tokens == 0 and plan.used > 900 and plan.rows % 80 == 0 and short.used == 4
+    assert encoded.prompt_embeds.shape == encoded.negative_prompt_embeds.shape == (2, plan.rows, 16)
+    assert paint(sd, encoded, height=64, width=64).shape == (2, 3, 64, 64)
+
+
+def test_sdxl_reads_a_page(sdxl, page):
+    encoded = LongPromptEncoder.from_pipeline(sdxl)(page)
+    (plan,) = encoded.plans[0]
+    assert plan.dropped_tokens == 0 and encoded.prompt_embeds.shape == (1, plan.rows, 40)
+    assert encoded.negative_prompt_embeds.eq(0).all() and encoded.pooled_prompt_embeds.shape == (1, 12)
+    assert paint(sdxl, encoded, height=64, width=64).shape == (1, 3, 64, 64)
+
+
+def test_flux_reads_beyond_its_window(flux, page):
+    encoded = LongPromptEncoder.from_pipeline(flux)([page, "a red cat"])
+    (plan,) = encoded.plans[0]
+    assert plan.dropped_tokens == 0 and len(plan.segments) >= 2 and plan.rows > 1000
+    assert encoded.prompt_embeds.shape == (2, plan.rows, 16)
+    assert paint(flux, encoded, height=64, width=64).shape == (2, 3, 64, 64)
+
+
+def test_flux_is_the_stock_encoding_where_that_suffices(flux):
+    text = "a red cat to the left of a blue house in a meadow"
+    stock, pooled, _ = flux.encode_prompt(text, None, max_sequence_length=512)
+    encoded = LongPromptEncoder.from_pipeline(flux)(text)
+    assert torch.equal(encoded.prompt_embeds, stock) and torch.equal(encoded.pooled_prompt_embeds, pooled)
