@@ -112,11 +112,16 @@ def read_tokenizer(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Te
     return read_json(path / "config.json"), read_safetensors(file)[0]
 
 
-def load_strictly(models: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor]) -> None:
+def load_strictly(
+    models: Mapping[str, nn.Module],
+    tensors: Mapping[str, torch.Tensor],
+    dtypes: Mapping[str, torch.dtype] | None = None,
+) -> None:
     """Give each model the tensors below its prefix; the models may be on the meta device.
 
     Args:
         models: prefix to model; together they own every key.
+        dtypes: prefix to what the model's weights become. Default: float32.
     Raises:
         ValueError: missing, unknown or misshapen tensors, or integers where weights belong; all are counted.
     """
@@ -134,8 +139,12 @@ def load_strictly(models: Mapping[str, nn.Module], tensors: Mapping[str, torch.T
     if problems:
         raise ValueError(f"the checkpoint doesn't fit its config: {key_problems(problems)}")
     for prefix, model in models.items():
-        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        dtype = (dtypes or {}).get(prefix, torch.float32)
+        own = {
+            name.removeprefix(prefix): t.to(dtype) for name, t in tensors.items() if name.startswith(prefix)
+        }
         model.load_state_dict(own, assign=True)
+        model.eval()
 
 
 def build_models(settings: TokenizerSettings, vae_config: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -171,10 +180,10 @@ def load_tokenizer(
     tree, tensors = read_tokenizer(path)
     settings = read_tree(tree)
     models = build_models(settings, vae_config)
-    load_strictly({PREFIXES[name]: model for name, model in models.items()}, tensors)
-    for name, model in models.items():
-        keeps = name == "vae" and settings.vae.keeps_float32
-        model.to(torch.float32 if keeps else dtype).eval()
+    dtypes = dict.fromkeys(PREFIXES.values(), dtype)
+    if settings.vae.keeps_float32:
+        dtypes[PREFIXES["vae"]] = torch.float32
+    load_strictly({PREFIXES[name]: model for name, model in models.items()}, tensors, dtypes)
     return models, settings
 
 
@@ -232,5 +241,5 @@ def load_ar(
     arguments = ar_arguments({n.removeprefix("models."): t.shape for n, t in own.items()}, num_heads)
     with torch.device("meta"):
         model = FlexARModel(**arguments)
-    load_strictly({"models.": model}, own)
-    return model.to(dtype).eval()
+    load_strictly({"models.": model}, own, {"models.": dtype})
+    return model

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-MAX_CODES = 65_536  # ids are stored in 16 bits
+MAX_CODES = 1 << 24  # beyond, float32 codes and their test tables grow without use
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class FiniteScalarQuantizer:
     The first dimension is the least significant digit. Nothing here is learned.
 
     Attributes:
-        levels: values per dimension, each at least 2; their product is at most 65,536.
+        levels: values per dimension, each at least 2; their product is at most 2^24.
         eps: widens the bound so that the outermost values can be reached. Default: 1e-3.
     """
 

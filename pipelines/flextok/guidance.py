@@ -39,10 +39,10 @@ class NormGuidance:
             self._sum = difference  # the raw sum: rescaling does not feed back
         axes = tuple(range(1, difference.ndim))
         if self.norm_threshold > 0:
-            norm = difference.norm(dim=axes, keepdim=True)
+            norm = torch.linalg.vector_norm(difference, dim=axes, keepdim=True)
             difference = difference * (self.norm_threshold / norm).clamp(max=1.0)
         exact, onto = difference.double(), conditional.double()
-        onto = onto / onto.norm(dim=axes, keepdim=True).clamp(min=1e-12)
+        onto = onto / torch.linalg.vector_norm(onto, dim=axes, keepdim=True).clamp(min=1e-12)
         parallel = (exact * onto).sum(dim=axes, keepdim=True) * onto
         update = (exact - parallel + self.eta * parallel).to(conditional.dtype)
         return conditional + (scale - 1) * update

@@ -25,6 +25,9 @@ class FlexARPipeline(DiffusionPipeline):
 
     Source: arXiv 2502.13967; guidance on logits as in arXiv 2306.05284.
 
+    Args:
+        default_steps, default_guidance: of the tokenizer's `decode`; saved with the folder.
+
     Attributes:
         flextok: the tokenizer around the same parts.
     """
@@ -40,6 +43,8 @@ class FlexARPipeline(DiffusionPipeline):
         decoder: FlexTokDecoderModel,
         text_encoder: T5EncoderModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        default_steps: int = 25,
+        default_guidance: float = 7.5,
     ) -> None:
         super().__init__()
         codes = decoder.quantizer.num_codes
@@ -58,11 +63,14 @@ class FlexARPipeline(DiffusionPipeline):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
         )
-        self._interrupt = False
+        self.register_to_config(default_steps=default_steps, default_guidance=default_guidance)
 
     @property
     def flextok(self) -> FlexTokPipeline:
-        pipeline = FlexTokPipeline(self.vae, self.encoder, self.decoder)
+        config = self.config
+        pipeline = FlexTokPipeline(
+            self.vae, self.encoder, self.decoder, config.default_steps, config.default_guidance
+        )
         pipeline.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
         return pipeline
 
@@ -70,10 +78,6 @@ class FlexARPipeline(DiffusionPipeline):
     def num_tokens(self) -> int:
         """Longest sequence that is generated."""
         return self.transformer.config.num_tokens
-
-    @property
-    def interrupt(self) -> bool:
-        return self._interrupt
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str]) -> ARCondition:

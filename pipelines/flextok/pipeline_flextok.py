@@ -26,6 +26,9 @@ class FlexTokPipeline(DiffusionPipeline):
 
     Source: arXiv 2502.13967.
 
+    Args:
+        default_steps, default_guidance: of `decode`; saved with the folder.
+
     Attributes:
         side: pixels of the square that the model reads and makes.
         num_tokens: longest token sequence. levels: of the quantiser.
@@ -35,7 +38,12 @@ class FlexTokPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents", "denoised"]
 
     def __init__(
-        self, vae: AutoencoderKL, encoder: FlexTokEncoderModel, decoder: FlexTokDecoderModel
+        self,
+        vae: AutoencoderKL,
+        encoder: FlexTokEncoderModel,
+        decoder: FlexTokDecoderModel,
+        default_steps: int = 25,
+        default_guidance: float = 7.5,
     ) -> None:
         super().__init__()
         for name in ("levels", "num_registers", "in_channels"):
@@ -45,6 +53,7 @@ class FlexTokPipeline(DiffusionPipeline):
                     f"encoder and decoder don't belong together: {name} {values[0]}, {values[1]}"
                 )
         self.register_modules(vae=vae, encoder=encoder, decoder=decoder)
+        self.register_to_config(default_steps=default_steps, default_guidance=default_guidance)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self._shrink)
         self._interrupt = False
 
@@ -196,6 +205,16 @@ class FlexTokPipeline(DiffusionPipeline):
         self.decoder.quantizer.codes(padded)  # refuses ids out of range
         return padded, counts
 
+    def flow_options(
+        self, steps: int | None = None, guidance_scale: Any = None, **options: Any
+    ) -> FlowOptions:
+        """Options with this model's own number of steps and guidance where none are given."""
+        return FlowOptions(
+            self.config.default_steps if steps is None else steps,
+            self.config.default_guidance if guidance_scale is None else guidance_scale,
+            **options,
+        )
+
     @torch.no_grad()
     def sample_latents(
         self,
@@ -207,7 +226,7 @@ class FlexTokPipeline(DiffusionPipeline):
         callback_on_step_end: StepCallback | None = None,
     ) -> torch.Tensor:
         """Scaled latents `[B, C, h, w]` float32 of tokens; see `decode`."""
-        options = options or FlowOptions()
+        options = options or self.flow_options()
         ids, counts = self.check_tokens(tokens, keep)
         config, device = self.decoder.config, self._execution_device
         height, width = (n * p for n, p in zip(config.grid, config.patch_size, strict=True))
@@ -243,8 +262,8 @@ class FlexTokPipeline(DiffusionPipeline):
         self,
         tokens: Any,
         keep: int | Sequence[int] | None = None,
-        num_inference_steps: int = 25,
-        guidance_scale: Any = 7.5,
+        num_inference_steps: int | None = None,
+        guidance_scale: Any = None,
         norm_guidance: bool = True,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
@@ -257,7 +276,7 @@ class FlexTokPipeline(DiffusionPipeline):
         Args:
             tokens: ids of each picture, `[k]` tensors or lists; lengths may differ.
             keep: use only so many tokens, one number or one per picture. Default: all that are given.
-            num_inference_steps, guidance_scale, norm_guidance: see `FlowOptions`.
+            num_inference_steps, guidance_scale, norm_guidance: see `FlowOptions`. Default: the model's own.
             generator: one (noise is drawn picture by picture), or a list with one per picture.
             latents: noise `[B, C, h, w]` instead.
             output_type: "pil", "np", "pt" (floats in [0, 1]) or "latent".
@@ -271,7 +290,7 @@ class FlexTokPipeline(DiffusionPipeline):
         """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}; it must be one of {OUTPUT_TYPES}")
-        flow = FlowOptions(num_inference_steps, guidance_scale, norm_guidance, **options)
+        flow = self.flow_options(num_inference_steps, guidance_scale, norm_guidance=norm_guidance, **options)
         x = self.sample_latents(tokens, keep, flow, generator, latents, callback_on_step_end)
         if self._interrupt:
             return []
