@@ -17,14 +17,13 @@ staged guidance. The chronological order is this project's.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from pipelines.vidrd.noise import noise_shares
 
 FRAMES = 2  # the axis of frames
-Order = Literal["chronological", "mirror"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Handover:
     overlap: int = 4
     recycle: float = 4.0
     guidance: float = 0.4
-    order: Order = "chronological"
+    order: str = "chronological"
 
     def __post_init__(self) -> None:
         if self.order not in ("chronological", "mirror"):
@@ -59,8 +58,7 @@ class Handover:
         most = num_frames if self.order == "mirror" else num_frames - 1
         if self.overlap > most:
             raise ValueError(
-                f"overlap_frames is {self.overlap}; clips of {num_frames} frames in {self.order} order allow 0 to "
-                f"{most}"
+                f"overlap_frames is {self.overlap}; {self.order} clips of {num_frames} allow 0 to {most}"
             )
 
     def sources(self, num_frames: int) -> list[int]:

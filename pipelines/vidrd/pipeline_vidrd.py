@@ -371,7 +371,7 @@ class VidRDPipeline(DiffusionPipeline):
         shape = self.latent_shape(plan)
         noise: NoiseSource = _seeded(plan, shape, latents)
         if as_published:
-            noise = PublishedNoise(shape, generator or torch.Generator())  # type: ignore[arg-type]
+            noise = PublishedNoise(shape, generator or torch.Generator())
 
         # 3. film
         def report(step: Step) -> None:
