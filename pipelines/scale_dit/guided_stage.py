@@ -133,9 +133,15 @@ class SequenceBuilder:
         order = torch.arange(tokens.shape[1]) if alone is None else alone.image_order.order
         attend = dense_attention(0) if alone is None else local_attention(alone, self.backend)
         cache = encode_guide(
-            self.transformer, tokens[:, order.to(tokens.device)], pooled, ids[order].to(tokens.device), attend,
-            guidance, rope=self.options.rope, routing=self.routing,
-        )  # fmt: skip
+            self.transformer,
+            tokens[:, order.to(tokens.device)],
+            pooled,
+            ids[order].to(tokens.device),
+            attend,
+            guidance,
+            rope=self.options.rope,
+            routing=self.routing,
+        )
         if layout is None:
             return cache
         back = torch.argsort(order)[layout.guide_order.order].to(tokens.device)

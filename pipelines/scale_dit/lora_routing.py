@@ -1,8 +1,8 @@
 """A LoRA that acts on some tokens only: on the low-res guide, and where released weights need it further.
 
 Scale-DiT teaches a frozen model to read its guide with a LoRA that the other tokens never pass through. PEFT
-applies an adapter to every token of a layer's input; here each call says whose tokens it holds, and the routed
-adapter is left out where its scope ends. All other adapters act everywhere, as usual.
+applies an adapter to every token of a layer's input; here each call says whose tokens it holds, and the
+routed adapter is left out where its scope ends. All other adapters act everywhere, as usual.
 """
 
 from dataclasses import dataclass, replace

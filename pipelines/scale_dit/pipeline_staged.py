@@ -1,4 +1,4 @@
-"""What both pipelines of Scale-DiT share: a small picture first, then steps of up to 4x, each guided by the last."""
+"""What both pipelines share: a small picture first, then steps of up to 4x, each guided by the last."""
 
 import math
 from abc import abstractmethod

@@ -41,8 +41,8 @@ def anchors(
     """Positions `[rows * columns, axes]` of a token grid, spread over a larger grid when `full` is given.
 
     Axes 1 and 2 are row and column, the others 0. Token i of n spread over m sits, per axis, at the centre of
-    what it shows: `(i + 1/2) m / n - 1/2`, a float ("centred"). "official" is the authors' rule, which released
-    weights know: `i k` on both axes with the whole number `k = rows of full // rows of grid`.
+    what it shows: `(i + 1/2) m / n - 1/2`, a float ("centred"). "official" is the authors' rule, which
+    released weights know: `i k` on both axes with the whole number `k = rows of full // rows of grid`.
 
     Raises:
         ValueError: an unknown rule.

@@ -12,9 +12,9 @@ FrequencySchedule = Literal["none", "cosine_decay", "cosine_shift", "constant", 
 def euler_schedule(template: Any, steps: int, start: float, device: torch.device | str = "cpu") -> Any:
     """A fresh scheduler with `steps` noise levels from `start` on, under the template's static shift.
 
-    Dynamic shifting is off, as in the authors' code. The levels before the shift are start, start - start / n,
-    ...: with start = k / n they are the last k of n levels from 1 on, which is how a later stage joins the
-    schedule of the first one there.
+    Dynamic shifting is off, as in the authors' code. Before the shift the levels fall evenly from `start` to
+    `start / steps`: with start = k / n and k steps they are the last k of n levels from 1 on, which is how a
+    later stage joins the schedule of the first one in that code.
 
     Args:
         template: `FlowMatchEulerDiscreteScheduler`; it is not changed.
