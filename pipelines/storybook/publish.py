@@ -6,6 +6,8 @@ Everything is stored in half precision and as safetensors; the manifest is renew
 import argparse
 import json
 import os
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -79,22 +81,47 @@ def publish_t5(state: Path, folder: Path) -> None:
     save_text_parts(folder, model, tokenizer, "text_encoder_2", "tokenizer_2")
 
 
-def publish_clip(state: Path, folder: Path, whole: Path | None = None) -> None:
-    """The text tower into a pipeline folder, and the whole model into `whole`."""
-    from transformers import CLIPTextModel
-
+def publish_clip(state: Path, folder: Path) -> None:
+    """The whole model with its tokenizer (`storybook-clip`)."""
     from pipelines.storybook.text import build_clip, build_clip_tokenizer, save_text_parts
 
     tokenizer = build_clip_tokenizer()
     model = build_clip(tokenizer)
-    model.load_state_dict({name: value.float() for name, value in averaged(state).items()})
-    text = CLIPTextModel(model.config.text_config)
-    text.load_state_dict(
-        {k.removeprefix("text_model."): v for k, v in model.text_model.state_dict().items()}, strict=True
-    )
-    save_text_parts(folder, text, tokenizer, "text_encoder", "tokenizer")
-    if whole is not None:
-        save_text_parts(whole, model, tokenizer, ".", ".")
+    model.load_state_dict({name: value.float() for name, value in averaged(state, "clip.").items()})
+    save_text_parts(folder, model, tokenizer, ".", ".")
+
+
+def publish_sd(state: Path, folder: Path) -> None:
+    """UNet, scheduler and index of a `StableDiffusionPipeline`; the other parts are copied."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    from pipelines.storybook.train_sd import SCHEDULE, UNET_CONFIG
+
+    unet = UNet2DConditionModel(**UNET_CONFIG)
+    unet.load_state_dict({name: value.float() for name, value in averaged(state, "unet.").items()})
+    shutil.rmtree(folder / "unet", ignore_errors=True)
+    unet.half().save_pretrained(folder / "unet", max_shard_size=SHARD)
+    DDIMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.0",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def copy_parts(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Copies of a model folder's parts: stock folders hold everything they need themselves."""
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.copytree(source / name, folder / name)
 
 
 def publish_clip_text(state: Path, folder: Path) -> None:
@@ -121,29 +148,34 @@ def renew_manifest(weights: Path, name: str, entry: dict[str, Any]) -> None:
     os.replace(part, path)
 
 
+PARTS: dict[str, Callable[[Path, Path], None]] = {
+    "clip": publish_clip,
+    "clip-text": publish_clip_text,
+    "sd": publish_sd,
+    "t5": publish_t5,
+    "vae": publish_vae,
+    "vae-decoder": publish_vae_decoder,
+}
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.storybook.publish", description=__doc__)
-    parser.add_argument("part", choices=("vae", "vae-decoder", "t5", "clip", "clip-text", "manifest"))
+    parser.add_argument("part", choices=(*PARTS, "manifest"))
     parser.add_argument(
         "--state", type=Path, help="state folder of the run (manifest: JSON file of the entry)"
     )
     parser.add_argument(
         "--folder", type=Path, required=True, help="model folder (manifest: its weights directory)"
     )
-    parser.add_argument("--whole", type=Path, help="clip: folder for both towers")
+    parser.add_argument("--parts", type=Path, help="sd: model folder whose vae and text encoder are copied")
     parser.add_argument("--name", help="manifest: name of the model")
     options = parser.parse_args(arguments)
     if options.part == "manifest":
         renew_manifest(options.folder, options.name, json.loads(options.state.read_text()))
-    elif options.part == "clip":
-        publish_clip(options.state, options.folder, options.whole)
-    else:
-        {
-            "vae": publish_vae,
-            "vae-decoder": publish_vae_decoder,
-            "t5": publish_t5,
-            "clip-text": publish_clip_text,
-        }[options.part](options.state, options.folder)
+        return
+    if options.parts is not None:
+        copy_parts(options.parts, options.folder, ("vae", "text_encoder", "tokenizer"))
+    PARTS[options.part](options.state, options.folder)
 
 
 if __name__ == "__main__":

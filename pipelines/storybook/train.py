@@ -19,10 +19,12 @@ def _t5(_: argparse.Namespace) -> tuple[Task, LoopConfig]:
     return T5Task(), t5_recipe()
 
 
-def _clip(_: argparse.Namespace) -> tuple[Task, LoopConfig]:
+def _clip(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.storybook.train_clip import CLIPTask, clip_recipe
 
-    return CLIPTask(), clip_recipe()
+    if options.parts is None:
+        raise SystemExit("clip needs --parts: the model folder with its text encoder")
+    return CLIPTask.from_parts(options.parts), clip_recipe()
 
 
 def _eyes(_: argparse.Namespace) -> tuple[Task, LoopConfig]:
@@ -73,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
 
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.storybook.train", __doc__, RECIPES)
-    parser.add_argument("--parts", type=Path, help="sd, vae-decoder: model folder to build on")
+    parser.add_argument("--parts", type=Path, help="clip, sd, vae-decoder: model folder to build on")
     parser.add_argument("--cache", type=Path, help="latents shared between runs; default: below the state")
     run_recipe(RECIPES, parser.parse_args(arguments))
 

@@ -76,11 +76,13 @@ def test_text_towers_are_published_as_stock_classes(tmp_path):
     heads = {"object_head.weight": torch.zeros(1)}
     encoder = {f"encoder.{name}": value for name, value in t5.state_dict().items()}
     write_average(tmp_path / "t5", encoder | heads)
-    write_average(tmp_path / "clip", clip.state_dict())
+    text = {f"text.{name}": value for name, value in clip.text_model.state_dict().items()}
+    write_average(tmp_path / "text", text)
+    write_average(tmp_path / "clip", {f"clip.{name}": value for name, value in clip.state_dict().items()})
     folder = tmp_path / "model"
     publish.main(["t5", "--state", str(tmp_path / "t5"), "--folder", str(folder)])
-    options = ["--folder", str(folder), "--whole", str(tmp_path / "both")]
-    publish.main(["clip", "--state", str(tmp_path / "clip"), *options])
+    publish.main(["clip-text", "--state", str(tmp_path / "text"), "--folder", str(folder)])
+    publish.main(["clip", "--state", str(tmp_path / "clip"), "--folder", str(tmp_path / "both")])
     stored = T5EncoderModel.from_pretrained(folder / "text_encoder_2").state_dict()
     assert all(torch.allclose(stored[k], value, 1e-3, 1e-3) for k, value in t5.state_dict().items())
     text = CLIPTextModel.from_pretrained(folder / "text_encoder")
@@ -108,3 +110,30 @@ def test_an_unknown_part_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         publish.main(["everything", "--folder", "x"])
     assert ended.value.code == 2 and "invalid choice" in capsys.readouterr().err
+
+
+def test_a_run_of_the_unet_becomes_a_stock_pipeline(tmp_path, monkeypatch):
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+    from pipelines.storybook import train_sd
+
+    small = {"block_out_channels": (8, 8, 8), "attention_head_dim": 2, "norm_num_groups": 4}
+    monkeypatch.setattr(train_sd, "UNET_CONFIG", train_sd.UNET_CONFIG | small)
+    torch.manual_seed(0)
+    unet, clip = UNet2DConditionModel(**train_sd.UNET_CONFIG), build_clip(build_clip_tokenizer())
+    write_average(tmp_path / "unet", {f"unet.{name}": value for name, value in unet.state_dict().items()})
+    text = {f"text.{name}": value for name, value in clip.text_model.state_dict().items()}
+    write_average(tmp_path / "text", text)
+    parts, folder = tmp_path / "parts", tmp_path / "model"
+    publish.main(["clip-text", "--state", str(tmp_path / "text"), "--folder", str(parts)])
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 4, 4, 4), layers_per_block=1, latent_channels=16, norm_num_groups=4,
+        mid_block_add_attention=False, scaling_factor=1.0, shift_factor=0.0,
+    ).save_pretrained(parts / "vae")  # fmt: skip
+    options = ["--state", str(tmp_path / "unet"), "--folder", str(folder), "--parts", str(parts)]
+    publish.main(["sd", *options])
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    out = pipeline("a red ball in a meadow", num_inference_steps=2, output_type="np").images
+    assert out.shape == (1, 128, 128, 3) and out.std() > 0
