@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipelines.storybook.cards import PURPOSE, write_card
 from pipelines.weights import MANIFEST, list_files
 
 SHARD = "9MB"
@@ -137,12 +138,18 @@ def publish_clip_text(state: Path, folder: Path) -> None:
 
 
 def renew_manifest(weights: Path, name: str, entry: dict[str, Any]) -> None:
-    """Put a model's entry (class, recipe, metrics) with the checksums of its files into the manifest."""
+    """Put a model's entry (class, recipe, metrics) with the checksums of its files into the manifest.
+
+    A model of Storybook gets its card from the same entry.
+    """
     path = weights / MANIFEST
+    entry = {**entry, "license": LICENSE}
+    if name in PURPOSE:
+        write_card(weights / entry["folder"], name, entry)
     manifest = json.loads(path.read_text()) if path.exists() else {"models": {}}
     files = list_files(weights / entry["folder"])
     total = sum(file["bytes"] for file in files.values())
-    manifest["models"][name] = {**entry, "license": LICENSE, "bytes": total, "files": files}
+    manifest["models"][name] = {**entry, "bytes": total, "files": files}
     part = path.with_suffix(".part")
     part.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     os.replace(part, path)

@@ -94,10 +94,29 @@ def test_detectors_see_fresh_drawings(name):
     assert sum(right) >= 27
 
 
+def shares_of(table, path=()):
+    """(path, share) of every measured share in an entry."""
+    for key, value in table.items():
+        if isinstance(value, dict) and "ci95" in value:
+            yield (*path, key), value
+        elif isinstance(value, dict):
+            yield from shares_of(value, (*path, key))
+
+
 def test_the_manifest_reports_measured_figures():
     models = json.loads((WEIGHTS / "MANIFEST.json").read_text())["models"]
-    one_object = models["storybook-flux"]["metrics"]["one_object_by_judge"]
-    for part in ("seen", "held_out"):
-        for figure in ("colour_and_place", "kind_colour_and_place"):
-            share = one_object[part][figure]
+    shares = dict(shares_of(models["storybook-flux"]["metrics"]))
+    for kind, figure in (("one_object", "kind_and_colour"), ("two_objects", "present")):
+        for part in ("seen", "held_out"):
+            share = shares[kind, part, figure]
             assert share["n"] >= 50 and 0.0 <= share["ci95"][0] <= share["value"] <= share["ci95"][1] <= 1.0
+
+
+def test_every_model_has_a_card_with_the_manifests_own_figures():
+    from pipelines.storybook.cards import CARD, card
+
+    for name, entry in json.loads((WEIGHTS / "MANIFEST.json").read_text())["models"].items():
+        text = (WEIGHTS / entry["folder"] / CARD).read_text(encoding="utf-8")
+        assert text == card(name, entry)
+        for part in ("## Data", "## Training", "## Measured", "## Limits", "## Licence"):
+            assert part in text
