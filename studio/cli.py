@@ -9,6 +9,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import NoReturn
 
 from studio.errors import StudioError
@@ -30,13 +31,16 @@ def build_parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_image(commands)
     _add_models(commands)
+    score = commands.add_parser("score", help="say what the eyes see in pictures, as JSON")
+    score.add_argument("files", nargs="+", metavar="FILE", help="pictures (.png, .jpg, .webp)")
+    score.set_defaults(run=_lazy("studio.commands.score", "score"))
     doctor = commands.add_parser("doctor", help="report versions, device, folders, port and models")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
-    doctor.set_defaults(run=_doctor)
+    doctor.set_defaults(run=_lazy("studio.doctor", "report"))
     replay = commands.add_parser("replay", help="paint a picture again from the recipe inside its file")
     replay.add_argument("file", metavar="FILE", help="a .png, .jpg or .webp file of this studio")
     replay.add_argument("--json", action="store_true", help="print one JSON object")
-    replay.set_defaults(run=_replay)
+    replay.set_defaults(run=_lazy("studio.commands.painting", "replay"))
     return parser
 
 
@@ -44,7 +48,7 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     serve = commands.add_parser("serve", help="start the web studio")
     serve.add_argument("--host", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", metavar="N", help="port to listen on (default: 7860)")
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_lazy("studio.commands.serving", "serve"))
 
 
 def _add_image(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -65,7 +69,7 @@ def _add_image(commands: argparse._SubParsersAction[_Parser]) -> None:
     image.add_argument("--style", metavar="NAME", help="a style preset, for instance Night")
     image.add_argument("--out", required=True, metavar="FILE", help="where to write: .png, .jpg or .webp")
     image.add_argument("--json", action="store_true", help="print one JSON object")
-    image.set_defaults(run=_image)
+    image.set_defaults(run=_lazy("studio.commands.painting", "image"))
 
 
 def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -73,59 +77,21 @@ def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
     actions = models.add_subparsers(title="actions", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="names, state, size and licence")
     listing.add_argument("--json", action="store_true", help="print one JSON object")
-    listing.set_defaults(run=_list_models)
+    listing.set_defaults(run=_lazy("studio.commands.models", "list_models"))
     verify = actions.add_parser("verify", help="read every model file and compare it with the manifest")
     verify.add_argument("names", nargs="*", metavar="NAME", help="models to verify (default: all)")
     verify.add_argument("--json", action="store_true", help="print one JSON object")
-    verify.set_defaults(run=_verify_models)
+    verify.set_defaults(run=_lazy("studio.commands.models", "verify_models"))
 
 
-def _serve(arguments: argparse.Namespace) -> int:
-    from studio.commands import serve
+def _lazy(module: str, function: str) -> Command:
+    """A command that is imported when it is run."""
 
-    return serve(arguments.host, arguments.port)
+    def run(arguments: argparse.Namespace) -> int:
+        command: Command = getattr(import_module(module), function)
+        return command(arguments)
 
-
-def _image(arguments: argparse.Namespace) -> int:
-    from studio.commands import ImageArguments, image
-
-    return image(
-        ImageArguments(
-            prompt=arguments.prompt,
-            prompt_file=arguments.prompt_file,
-            size=arguments.size,
-            seed=arguments.seed,
-            steps=arguments.steps,
-            model=arguments.model,
-            style=arguments.style,
-            out=arguments.out,
-            as_json=arguments.json,
-        )
-    )
-
-
-def _replay(arguments: argparse.Namespace) -> int:
-    from studio.commands import replay
-
-    return replay(arguments.file, as_json=arguments.json)
-
-
-def _list_models(arguments: argparse.Namespace) -> int:
-    from studio.commands import list_models
-
-    return list_models(as_json=arguments.json)
-
-
-def _verify_models(arguments: argparse.Namespace) -> int:
-    from studio.commands import verify_models
-
-    return verify_models(arguments.names, as_json=arguments.json)
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    from studio.doctor import report
-
-    return report(as_json=arguments.json)
+    return run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from studio.doors.painting import PipelinePainter
+from studio.doors import painting
 from studio.errors import StudioError
 from studio.gallery.files import check_writable
 from studio.painter import Painter
@@ -41,7 +42,7 @@ def examine(settings: Settings, painter: Painter | None = None) -> list[Finding]
         settings: Folders, host and port to look at.
         painter: Reads manifests and checks model files. Default: the pipelines.
     """
-    painter = painter or PipelinePainter()
+    painter = painter or painting.PipelinePainter()
     found = [
         Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in versions().items())),
         Finding("system", "ok", f"{platform.system()} {platform.machine()}"),
@@ -54,11 +55,11 @@ def examine(settings: Settings, painter: Painter | None = None) -> list[Finding]
     return [*found, *_models(settings, painter)]
 
 
-def report(*, as_json: bool) -> int:
+def report(arguments: argparse.Namespace) -> int:
     """Print the findings: 0 when the studio can paint, 1 when something keeps it from that."""
     findings = examine(Settings.from_env())
     healthy = all(finding.verdict != "problem" for finding in findings)
-    if as_json:
+    if arguments.json:
         print(json.dumps({"healthy": healthy, "findings": [asdict(finding) for finding in findings]}))
     else:
         for finding in findings:

@@ -164,10 +164,24 @@ class Registry:
             if kept and kept[0] == stamp:
                 self._loaded.move_to_end(card.name)
                 return card, kept[1]
+        model = self.opened(card, loader or self._painter.load_model)
+        with self._lock:
+            self._loaded[card.name] = (stamp, model)
+            self._loaded.move_to_end(card.name)
+            while len(self._loaded) > self._settings.loaded_models:
+                self._loaded.popitem(last=False)
+        return card, model
+
+    def opened(self, card: ModelCard, loader: Callable[[Path], Any]) -> Any:
+        """A model opened from its folder after all its files were checked; the caller keeps it.
+
+        Raises:
+            StudioError: missing or damaged.
+        """
         card = self.card(card.name, verify=True)
         self._require_whole(card)
         try:
-            model = (loader or self._painter.load_model)(card.folder)
+            return loader(card.folder)
         except StudioError:
             raise
         except (ValueError, OSError, KeyError, RuntimeError) as error:
@@ -175,12 +189,6 @@ class Registry:
             raise StudioError(
                 "damaged_model", f"The model {card.name} can't be loaded ({reason}).", REPAIR
             ) from error
-        with self._lock:
-            self._loaded[card.name] = (stamp, model)
-            self._loaded.move_to_end(card.name)
-            while len(self._loaded) > self._settings.loaded_models:
-                self._loaded.popitem(last=False)
-        return card, model
 
     def is_loaded(self, name: str) -> bool:
         """Whether work with the model of this name (no alias) starts without loading."""

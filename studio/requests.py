@@ -22,6 +22,7 @@ from studio.checks import (
 from studio.errors import StudioError
 
 DEFAULT_MODEL = "storybook"
+MAX_SCORED = 1000
 
 
 Kind = Literal["picture", "tokens", "video"]
@@ -127,6 +128,23 @@ class ImageRequest(Request):
     def amount(self) -> int:
         """Pixels of the picture."""
         return self.width * self.height
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Pictures to look at; answered at once, without the queue.
+
+    Args:
+        files: 1 to 1000 names of picture files, as typed.
+    Raises:
+        StudioError: "bad_input".
+    """
+
+    files: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.files) <= MAX_SCORED:
+            raise StudioError("bad_input", f"files: given {len(self.files)}, allowed 1 to {MAX_SCORED}.")
 
 
 REQUESTS: dict[str, type[Request]] = {request.kind: request for request in (ImageRequest,)}

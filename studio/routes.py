@@ -8,6 +8,8 @@ Answers are JSON unless said otherwise; a refusal is `{"error": sentence}` with 
     GET  /studio/jobs/ID                   one job now; .../preview (JPEG), .../unsaved.png
     POST /studio/jobs/ID/cancel, /retry and /forget
     GET  /studio/pictures/ID               settings and cost; ID.png (the file itself), ID/thumbnail, ID/zoom
+    GET  /studio/pictures/ID/seen          what the eyes see in it
+    POST /studio/pictures/ID/stages/INDEX  an earlier stage as a picture of its own -> {"job": id}
     POST /studio/pictures/ID/delete and /restore
     GET  /studio/assets/...                what the page is made of
 """
@@ -56,6 +58,8 @@ def routes(studio: Studio) -> list[BaseRoute]:
         ("POST", "/studio/jobs/{id}/cancel", _cancel),
         ("POST", "/studio/jobs/{id}/retry", _retry),
         ("POST", "/studio/jobs/{id}/forget", _forget),
+        ("GET", "/studio/pictures/{id}/seen", _seen),
+        ("POST", "/studio/pictures/{id}/stages/{index:int}", _stage),
         ("POST", "/studio/pictures/{id}/delete", _delete),
         ("POST", "/studio/pictures/{id}/restore", _restore),
         ("GET", "/studio/pictures/{id}.png", _picture_file),
@@ -165,6 +169,15 @@ def _retry(visit: Visit, request: Request) -> Response:
 def _forget(visit: Visit, request: Request) -> Response:
     visit.forget(request.path_params["id"])
     return JSONResponse({}, headers=_NEVER)
+
+
+def _seen(visit: Visit, request: Request) -> Response:
+    return JSONResponse(visit.seen(request.path_params["id"]), headers=_FOREVER)
+
+
+def _stage(visit: Visit, request: Request) -> Response:
+    job = visit.stage(request.path_params["id"], request.path_params["index"])
+    return JSONResponse({"job": job}, 202, _NEVER)
 
 
 def _delete(visit: Visit, request: Request) -> Response:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import TracebackType
 
 from studio.crafts.craft import Craft, Forecast
 from studio.crafts.pictures import PictureCraft, PictureMaker
+from studio.doors.doors import Doors
 from studio.doors.painting import PipelinePainter
+from studio.errors import StudioError
 from studio.gallery.gallery import Gallery
 from studio.jobs.queue import JobQueue
 from studio.jobs.snapshot import JobSnapshot
 from studio.painter import Painter
+from studio.recipes import Recipe
 from studio.registry import Registry
-from studio.requests import DEFAULT_MODEL, Kind, Request
+from studio.requests import DEFAULT_MODEL, ImageRequest, Kind, Request
+from studio.seeing import Eyes
 from studio.settings import Settings
 from studio.styles import Style, load_styles
 
@@ -26,16 +31,21 @@ class Studio:
     Args:
         settings: Folders and limits.
         painter: What paints. Default: the pipelines.
+        doors: What else there is to reach. Default: the pipelines.
     Raises:
         StudioError: "in_use" when another process has this data folder, "unwritable" when it is read-only.
     """
 
-    def __init__(self, settings: Settings, painter: Painter | None = None) -> None:
+    def __init__(
+        self, settings: Settings, painter: Painter | None = None, doors: Doors | None = None
+    ) -> None:
         self.settings = settings
         self.painter: Painter = painter if painter is not None else PipelinePainter()
         self.registry = Registry(settings, self.painter)
         self.styles: tuple[Style, ...] = load_styles(settings.presets_dir)
         self.pictures = PictureMaker(settings, self.registry, self.painter, self.styles)
+        doors = doors or Doors()
+        self.eyes = Eyes(self.registry, doors.looker)
         self._queue = JobQueue(settings, self._crafts)
         self.gallery: Gallery = self._queue.gallery
 
@@ -102,6 +112,28 @@ class Studio:
         forecast = self.pictures.forecast(width, height, steps, model)
         name = self.registry.paintable(model).name
         return forecast.scaled(self._queue.pace("picture", name, width * height))
+
+    def find_done(self, request: Request, owner: str = "") -> str | None:
+        """The newest finished job of this owner that was asked for exactly this."""
+        return self._queue.find_done(request, owner)
+
+    def stage_request(self, recipe: Recipe, index: int) -> ImageRequest:
+        """The request whose picture is what an earlier stage of a painted one was, pixel for pixel.
+
+        Every stage draws its noise after the one before, so the stages up to it are the same run.
+
+        Raises:
+            StudioError: no such earlier stage, or one that can't be painted alone.
+        """
+        if not 0 <= index < len(recipe.stages) - 1:
+            raise StudioError("not_found", "This picture has no such earlier stage.")
+        width, height = recipe.stages[index]
+        request = replace(
+            recipe.request, prompt=recipe.prompt, style=None, steps=recipe.steps, width=width, height=height
+        )
+        if self.forecast(width, height, recipe.steps, request.model).stages != recipe.stages[: index + 1]:
+            raise StudioError("conflict", f"The stage {width}x{height} can't be painted alone.")
+        return request
 
     def painted_prompt(self, prompt: str, style: str | None) -> tuple[str, str]:
         """The text that would be painted, and a sentence when the style adds nothing ("" otherwise)."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from typing import Any
 
 from studio.errors import StudioError
 from studio.gallery.index import Picture
 from studio.jobs.snapshot import JobSnapshot
+from studio.recipes import open_picture
 from studio.requests import Kind, Request
 from studio.studio import Studio
 
@@ -76,6 +78,22 @@ class Visit:
         if not self._may_see(picture.owner):
             raise StudioError("not_found", "There is no such picture in the gallery.")
         return picture
+
+    def seen(self, image_id: str) -> dict[str, Any]:
+        """What the eyes see in a picture of Storybook's world, as plain JSON values.
+
+        Raises:
+            StudioError: no such picture, or no eyes here.
+        """
+        with open_picture(self.picture(image_id).path) as image:
+            image.load()
+            return self.studio.eyes.look([image])[0].to_json()
+
+    def stage(self, image_id: str, index: int) -> str:
+        """The job that paints, or painted, an earlier stage of a picture; see `Studio.stage_request`."""
+        request = self.studio.stage_request(self.picture(image_id).recipe, index)
+        known = self.studio.find_done(request, self._owner)
+        return known if known and self.studio.gallery.has(known) else self.submit(request)
 
     def delete(self, image_id: str) -> None:
         """See `Gallery.delete`."""

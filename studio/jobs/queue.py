@@ -85,6 +85,10 @@ class JobQueue:
         with self._worker.lock:
             return [self._snapshot(record) for record in self._records.recent(limit, kind)]
 
+    def find_done(self, request: Request, owner: str) -> str | None:
+        """See `Studio.find_done`."""
+        return self._records.find_done(request, owner)
+
     def forget(self, job_id: str) -> None:
         """See `Studio.forget`."""
         record = self._find(job_id)

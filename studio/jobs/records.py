@@ -142,6 +142,16 @@ class JobRecords:
         )
         return [_record(row) for row in rows]
 
+    def find_done(self, request: Request, owner: str) -> str | None:
+        """The newest finished job of this owner with exactly this request."""
+        text = json.dumps(request.to_json(), ensure_ascii=False)
+        row = self._database.row(
+            "SELECT id FROM jobs WHERE state = 'done' AND kind = ? AND owner = ? AND request = ?"
+            " ORDER BY number DESC LIMIT 1",
+            (request.kind, owner, text),
+        )
+        return str(row[0]) if row else None
+
     def forget(self, job_id: str) -> bool:
         """Remove a job that has ended; False when there is none or it has not."""
         return self._change("DELETE FROM jobs WHERE id = ? AND state NOT IN ('queued', 'running')", (job_id,))

@@ -25,7 +25,10 @@ def overview_json(visit: Visit, mine: list[str]) -> dict[str, Any]:
     jobs = [job for job in visit.jobs(_NEWEST, mine[:_MAX_MINE], "picture") if not job.is_final]
     pictures, total = visit.pictures(_NEWEST, mine[:_MAX_MINE])
     return {
-        "status": _status(visit.studio, any(job.state == "running" for job in under_way)),
+        "status": {
+            **_status(visit.studio, any(job.state == "running" for job in under_way)),
+            "rooms": _rooms(visit.studio),
+        },
         "jobs": [
             {"id": job.id, "state": job.state, "fraction": job.fraction, "prompt": job.request.title}
             for job in jobs
@@ -36,6 +39,11 @@ def overview_json(visit: Visit, mine: list[str]) -> dict[str, Any]:
         ],
         "total": total,
     }
+
+
+def _rooms(studio: Studio) -> list[str]:
+    """Rooms besides the first; one that needs a model is there only when the model is."""
+    return []
 
 
 def _status(studio: Studio, is_busy: bool) -> dict[str, str]:
@@ -94,6 +102,7 @@ def picture_json(studio: Studio, picture: Picture) -> dict[str, Any]:
         "warnings": recipe.warnings,
         "unknown_words": recipe.unknown_words,
         "file_bytes": picture.path.stat().st_size if picture.path.is_file() else 0,
+        "can_be_seen": card is not None and card.embedded and studio.registry.has("eyes"),
         "python": as_python(recipe, card),
         "shell": as_shell(recipe),
     }

@@ -40,6 +40,12 @@ def build_page(studio: Studio) -> gr.Blocks:
             js_on_load=on_load("mountHeader"),
         )
         tab = CreateTab(studio)
+        gr.HTML(
+            elem_id="t-others",
+            html_template="<div></div>",
+            apply_default_css=False,
+            js_on_load=on_load("mountOtherRooms"),
+        )
         tab.wire_load(page)
         add_endpoints(studio)
         add_device_report()

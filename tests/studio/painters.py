@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from studio.painter import PaintingStopped
+from studio.seeing import Seen, SeenObject, SeenRelation
 
 WORLD = {
     "a",
@@ -76,6 +77,7 @@ class DrawingPainter:
         fail: Raised in the middle of painting.
         memory_bytes: What a forecast says.
         fits: What a forecast says.
+        stages: How many stages a picture takes, each twice as large as the one before, from 64 pixels on.
     """
 
     step_s: float = 0.0
@@ -84,6 +86,7 @@ class DrawingPainter:
     memory_bytes: int = 1 << 30
     fits: bool = True
     forecast_s: float = 1.0
+    stages: int = 1
 
     def __post_init__(self) -> None:
         self.on_device = 0
@@ -126,7 +129,7 @@ class DrawingPainter:
                     on_progress(Report(phase, 1, 1, step, total, fraction, width, height, preview))
             self.painted.append((prompt, seed))
             image = draw(prompt, width, height, seed, total, model)
-            return Result(image, {"paint": time.perf_counter() - began}, ((width, height),))
+            return Result(image, {"paint": time.perf_counter() - began}, self._stages(width, height))
         finally:
             with self._count:
                 self.on_device -= 1
@@ -143,7 +146,11 @@ class DrawingPainter:
             time.sleep(0.002)
 
     def forecast(self, folder: Path, width: int, height: int, steps: int | None) -> Cost:
-        return Cost(self.forecast_s, self.memory_bytes, ((width, height),), self.fits)
+        return Cost(self.forecast_s, self.memory_bytes, self._stages(width, height), self.fits)
+
+    def _stages(self, width: int, height: int) -> tuple[tuple[int, int], ...]:
+        halved = [(width >> n, height >> n) for n in range(self.stages) if min(width, height) >> n >= 32]
+        return tuple(reversed(halved))
 
     def check_size(self, width: int, height: int) -> str | None:
         return (
@@ -194,18 +201,39 @@ def draw(prompt: str, width: int, height: int, seed: int, steps: int, model: byt
     return image
 
 
+class FixedLooker:
+    """Eyes that see the same two things in every picture."""
+
+    def __init__(self) -> None:
+        self.loads: list[str] = []
+
+    def load_eyes(self, folder: Path) -> str:
+        self.loads.append(folder.name)
+        return folder.name
+
+    def look(self, eyes: Any, pictures: Sequence[Image.Image]) -> list[Seen]:
+        cat = SeenObject("cat", "red", "plain", (0.1, 0.4, 0.35, 0.7), 0.9)
+        house = SeenObject("house", "blue", "striped", (0.55, 0.3, 0.95, 0.8), 0.8)
+        relations = (SeenRelation(0, "left of", 1),)
+        return [Seen("meadow", 0.99, (cat, house), relations) for _ in pictures]
+
+
+CLASSES = {"storybook-eyes": "StorybookEyes"}
+
+
 def make_weights(folder: Path, names: tuple[str, ...] = ("storybook-flux",)) -> Path:
     """A weights folder whose models `DrawingPainter` can load, with a manifest that matches."""
     models = {}
     for name in names:
         model = folder / name
         model.mkdir(parents=True)
-        (model / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+        kind = CLASSES.get(name, "FluxPipeline")
+        (model / "model_index.json").write_text(json.dumps({"_class_name": kind}))
         (model / "unet.safetensors").write_bytes(name.encode() * 100)
         files = {
             path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
             for path in sorted(model.iterdir())
         }
-        models[name] = {"folder": name, "class": "FluxPipeline", "license": "Apache-2.0", "files": files}
+        models[name] = {"folder": name, "class": kind, "license": "Apache-2.0", "files": files}
     (folder / "MANIFEST.json").write_text(json.dumps({"models": models}))
     return folder

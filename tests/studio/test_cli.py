@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from studio import commands
 from studio.cli import main
+from studio.doors import painting
 from studio.gallery.encoding import write_picture
 from studio.recipes import pixel_hash, read_recipe
 from studio.settings import REPOSITORY
@@ -29,7 +29,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def painter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DrawingPainter:
     painter = DrawingPainter()
-    monkeypatch.setattr(commands, "PipelinePainter", lambda: painter)
+    monkeypatch.setattr(painting, "PipelinePainter", lambda: painter)
     monkeypatch.setenv("TESSERA_WEIGHTS_DIR", str(make_weights(tmp_path / "weights")))
     monkeypatch.setenv("TESSERA_DATA_DIR", str(tmp_path / "data"))
     (tmp_path / "out").mkdir()
@@ -196,9 +196,7 @@ def test_a_million_characters_on_stdin(
     assert "more than 16 MB" in capsys.readouterr().err and os.listdir() == []
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["video", "a cat"], ["tokens"], ["models", "convert"], ["score", "a.png"]]
-)
+@pytest.mark.parametrize("words", [[], ["paint", "a cat"], ["models", "erase"], ["score"]])
 def test_commands_that_do_not_exist_are_not_offered(words: list[str], capsys: Capture) -> None:
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -206,7 +204,7 @@ def test_commands_that_do_not_exist_are_not_offered(words: list[str], capsys: Ca
         main(["--help"])
     assert ended.value.code == 0
     listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")}
-    assert listed == {"serve", "image", "models", "doctor", "replay"}
+    assert listed == {"serve", "image", "score", "models", "doctor", "replay"}
 
 
 def test_full_disk_is_exit_code_1_and_no_file(

@@ -33,6 +33,13 @@ const post = { method: "POST" };
 export const watchJob = (id) => ask(`jobs/${encodeURIComponent(id)}`);
 export const cancelJob = (id) => ask(`jobs/${encodeURIComponent(id)}/cancel`, post);
 export const retryJob = (id) => ask(`jobs/${encodeURIComponent(id)}/retry`, post);
+export const forgetJob = (id) => ask(`jobs/${encodeURIComponent(id)}/forget`, post);
+export const deletePicture = (id) => ask(`pictures/${encodeURIComponent(id)}/delete`, post);
+export const restorePicture = (id) => ask(`pictures/${encodeURIComponent(id)}/restore`, post);
+/** What the eyes see in a picture: {place, objects, relations}. */
+export const readSeen = (id) => ask(`pictures/${encodeURIComponent(id)}/seen`);
+/** The picture that an earlier stage was, painted when it was not kept: {job}. */
+export const askForStage = (id, index) => ask(`pictures/${encodeURIComponent(id)}/stages/${index}`, post);
 export const readPicture = (id) => ask(`pictures/${encodeURIComponent(id)}`);
 /** Jobs and pictures for the strip; `mine` are the jobs this browser started. */
 export const readOverview = (mine) => ask(`overview?mine=${mine.map(encodeURIComponent).join(",")}`);

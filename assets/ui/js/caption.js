@@ -6,7 +6,10 @@ import { bytes, duration, size } from "./words.js";
 
 const PHASE_NAMES = { load: "Load model", encode: "Read prompt", paint: "Paint", decode: "Develop", save: "Save" };
 
-/** The block under a picture; `act.restore()` and `act.again()` are called by its buttons. */
+/**
+ * The block under a picture. Its buttons call `act`: restore(), again(), remove(), see(on) and compare(index or
+ * null); the last two answer with a promise that is fulfilled when the wall shows it.
+ */
 export function makeCaption(picture, act) {
   const { request } = picture;
   const facts = [
@@ -32,11 +35,57 @@ export function makeCaption(picture, act) {
       ),
       h("button", { type: "button", class: "t-button", on: { click: act.again } }, icon(ICONS.dice), "New seed"),
       h("button", { type: "button", class: "t-button", on: { click: act.restore } }, icon(ICONS.restore), "Use these settings"),
+    ),
+    stages(picture, act),
+    h(
+      "div",
+      { class: "t-row t-quiet" },
+      picture.can_be_seen && toggle("What the eyes see", ICONS.eye, act.see),
       copyButton("Copy as Python", picture.python),
       copyButton("Copy command", picture.shell),
+      h("button", { type: "button", class: "t-button", on: { click: act.remove } }, icon(ICONS.bin), "Delete"),
     ),
     picture.warnings.map((text) => h("div", { class: "t-note", role: "note" }, text)),
     cost(picture),
+  );
+}
+
+/** A button that stays pressed; `act(on)` may take a while and may fail, which is said in the button's place. */
+function toggle(label, shape, act) {
+  const words = h("span", {}, label);
+  const button = h("button", { type: "button", class: "t-button", "aria-pressed": "false", on: { click } }, shape && icon(shape), words);
+  async function click() {
+    const on = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-busy", "true");
+    try {
+      await act(on);
+      button.setAttribute("aria-pressed", String(on));
+    } catch (refusal) {
+      words.textContent = refusal.message;
+      setTimeout(() => (words.textContent = label), 4000);
+    }
+    button.removeAttribute("aria-busy");
+  }
+  return button;
+}
+
+/** The stages a picture grew through; pressing an earlier one lays it, enlarged, beside what was painted. */
+function stages(picture, act) {
+  if (picture.stages.length < 2) return null;
+  const last = picture.stages.length - 1;
+  const chips = picture.stages.slice(0, last).map(([width, height], index) =>
+    toggle(size(width, height), null, async (on) => {
+      await act.compare(on ? index : null);
+      for (const other of chips) if (other !== chips[index]) other.setAttribute("aria-pressed", "false");
+    }),
+  );
+  for (const chip of chips) chip.title = "Compare with this stage, enlarged";
+  return h(
+    "div",
+    { class: "t-grown" },
+    h("span", { class: "t-label" }, "Compare with an earlier stage"),
+    chips.map((chip) => [chip, h("i", { "aria-hidden": "true" }, "\u2192")]),
+    h("span", {}, size(...picture.stages[last])),
   );
 }
 

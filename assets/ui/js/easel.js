@@ -1,19 +1,26 @@
 // The right side of the page: follows one job at a time and shows one picture at a time.
 
-import { address, cancelJob, readOverview, readPicture, retryJob, watchJob } from "./backend.js";
+import {
+  address,
+  cancelJob,
+  deletePicture,
+  readOverview,
+  readPicture,
+  restorePicture,
+  retryJob,
+  watchJob,
+} from "./backend.js";
 import { makeCaption } from "./caption.js";
 import { h } from "./dom.js";
+import { Exhibit } from "./exhibit.js";
 import { drawMosaic } from "./mosaic.js";
 import { makeProgress } from "./progress.js";
 import { makeStrip } from "./strip.js";
-import { openViewer } from "./viewer.js";
 import { size } from "./words.js";
 
 const POLL_MS = 400;
 const HIDDEN_POLL_MS = 2500;
 const OVERVIEW_MS = 2500;
-// above this a picture no longer fits a screen pixel for pixel and opens in the viewer
-const ZOOM_FROM_PX = 1500;
 const TAB_KEY = "tessera.job";
 const MINE_KEY = "tessera.mine";
 const MINE_MOST = 60;
@@ -36,7 +43,7 @@ export class Easel {
     this.shown = { kind: "empty", id: null };
     // every change of what is shown takes a new turn; answers that belong to an older turn are dropped
     this.turn = 0;
-    this.closeViewer = null;
+    this.exhibit = null;
     this.format = [1024, 1024];
     new ResizeObserver(() => this.redrawMosaic()).observe(this.wall);
     new MutationObserver(() => this.redrawMosaic()).observe(document.body, { attributeFilter: ["class"] });
@@ -49,8 +56,8 @@ export class Easel {
   begin(kind, id, state) {
     this.turn += 1;
     this.shown = { kind, id };
-    this.closeViewer?.();
-    this.closeViewer = null;
+    this.exhibit?.close();
+    this.exhibit = null;
     document.documentElement.classList.toggle("t-running", kind === "job");
     if (id) sessionStorage.setItem(TAB_KEY, id);
     this.section.dataset.state = state;
@@ -139,11 +146,11 @@ export class Easel {
     view.progress.update(job);
     if (job.preview_number > view.preview) {
       view.preview = job.preview_number;
-      this.hangPreview(job, turn);
+      this.hangPreview(job, view, turn);
     }
   }
 
-  async hangPreview(job, turn) {
+  async hangPreview(job, view, turn) {
     const source = address(`jobs/${job.id}/preview?n=${job.preview_number}`);
     const image = h("img", { class: "t-preview", alt: `Preview: ${job.request.prompt}`, src: source });
     try {
@@ -152,8 +159,14 @@ export class Easel {
       return;
     }
     if (turn !== this.turn) return;
-    const badge = job.phase === "paint" ? h("div", { class: "t-stage-badge" }, size(job.width, job.height)) : "";
-    this.frame.replaceChildren(image, badge);
+    const before = this.frame.querySelector(":scope > .t-preview");
+    if (before && view.stage && job.stage > view.stage) {
+      view.guide = h("figure", { class: "t-guide" }, before, h("figcaption", {}, `Guide ${view.size}`));
+    }
+    view.stage = job.stage;
+    view.size = size(job.width, job.height);
+    const badge = job.phase === "paint" ? h("div", { class: "t-stage-badge" }, view.size) : "";
+    this.frame.replaceChildren(image, badge, view.guide || "");
   }
 
   showStopped(job) {
@@ -174,8 +187,16 @@ export class Easel {
         unsaved && h("a", { class: "t-button", href: unsaved, download: "" }, "Download the unsaved picture"),
       ),
     );
-    if (unsaved) this.hangPicture(unsaved, job.request, turn);
+    if (unsaved) this.hangUnsaved(unsaved, job.request, turn);
     this.refreshStrip();
+  }
+
+  async hangUnsaved(url, { prompt, width, height }, turn) {
+    const image = h("img", { class: "t-picture", alt: prompt, src: url, width, height });
+    await image.decode().catch(() => {});
+    if (turn !== this.turn) return;
+    this.shape(width, height, width * 2);
+    this.frame.replaceChildren(image);
   }
 
   async retry(id) {
@@ -207,41 +228,42 @@ export class Easel {
       return;
     }
     if (turn !== this.turn) return;
-    this.section.dataset.state = "done";
+    this.exhibit = new Exhibit(this, picture, () => turn === this.turn);
     this.under.replaceChildren(
       makeCaption(picture, {
         restore: () => this.door.trigger("restore", { id }),
         again: () => this.door.trigger("again", { id }),
+        remove: () => this.remove(picture),
+        see: (on) => this.exhibit.see(on),
+        compare: (index) => this.exhibit.compare(index),
       }),
     );
     this.refreshStrip();
     if (isNew) this.announcer.textContent = `Finished: ${picture.request.prompt}`;
-    const { width, height } = picture.request;
-    if (Math.max(width, height) > ZOOM_FROM_PX) await this.hangViewer(address(`pictures/${id}/zoom`), picture.request, turn);
-    else await this.hangPicture(address(`pictures/${id}.png`), picture.request, turn);
+    await this.exhibit.hang();
   }
 
-  async hangPicture(url, { prompt, width, height }, turn) {
-    const image = h("img", { class: "t-picture", alt: prompt, src: url, width, height });
-    await image.decode().catch(() => {});
-    if (turn !== this.turn) return;
-    // a sketch of 256 pixels is shown at most twice as large, so that it stays what it is
-    this.shape(width, height, width * 2);
-    this.frame.replaceChildren(image);
-  }
-
-  async hangViewer(url, request, turn) {
-    let close;
+  /** Move a picture to the trash; it can be taken out again at once. */
+  async remove(picture) {
     try {
-      close = await openViewer(this.wall, { url, alt: request.prompt, width: request.width, height: request.height });
-    } catch {
-      return this.hangPicture(url, request, turn);
+      await deletePicture(picture.id);
+    } catch (refusal) {
+      this.under.append(note(refusal.message, "problem"));
+      return;
     }
-    if (turn !== this.turn) return close();
-    this.shape(request.width, request.height);
-    this.closeViewer = close;
-    this.section.dataset.state = "zoom";
-    this.frame.replaceChildren();
+    sessionStorage.removeItem(TAB_KEY);
+    this.showEmpty("The picture is in the trash");
+    const undo = h("button", { type: "button", class: "t-button" }, "Take it out again");
+    undo.addEventListener("click", () => {
+      restorePicture(picture.id).then(
+        () => this.showPicture(picture.id),
+        (refusal) => this.under.append(note(refusal.message, "problem")),
+      );
+    });
+    this.under.querySelector("p").textContent = "It stays there for 30 days.";
+    this.under.append(h("div", { class: "t-row" }, undo));
+    this.refreshStrip();
+    undo.focus();
   }
 
   // The strip, and coming back

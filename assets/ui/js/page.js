@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { Easel } from "./easel.js";
+import { mountRooms, offerRooms } from "./rooms.js";
 
 const THEME_KEY = "tessera.theme";
 const byId = (id) => document.getElementById(id);
@@ -59,6 +60,11 @@ export function mountForecast(element, door) {
   tell();
 }
 
+/** Called by the gr.HTML that holds the other rooms. */
+export function mountOtherRooms(element) {
+  mountRooms(element);
+}
+
 /** The Cancel button. */
 export function cancel() {
   easel?.cancel();
@@ -71,6 +77,7 @@ function showStatus(state, status) {
     pill.dataset.state = "lost";
     pill.replaceChildren(h("span", {}, "No answer, trying again"));
   } else if (status) {
+    offerRooms(status.rooms);
     pill.dataset.state = status.state;
     pill.replaceChildren(h("span", { class: "t-status-model" }, status.model), h("span", {}, status.text));
   }

@@ -1,7 +1,9 @@
 // Deep zoom for large pictures: OpenSeadragon over the one PNG, with controls of our own.
 
-import { h, icon, ICONS } from "./dom.js";
 import { address } from "./backend.js";
+import { boxElement } from "./boxes.js";
+import { makeCurtain } from "./curtain.js";
+import { h, icon, ICONS } from "./dom.js";
 
 const NAVIGATOR_PX = 112;
 const STEP = 1.6;
@@ -22,8 +24,8 @@ function library() {
 }
 
 /**
- * Open `url` (a picture of width x height pixels) inside `host`, which it fills; returns a function that closes it.
- * `alt` describes the picture to those who can't see it.
+ * Open `url` (a picture of width x height pixels) inside `host`, which it fills. `alt` describes the picture to
+ * those who can't see it. Gives {close(), showBoxes(items), compare({url, label}) or compare(null)}.
  */
 export async function openViewer(host, { url, alt, width, height }) {
   const OpenSeadragon = await library();
@@ -46,9 +48,22 @@ export async function openViewer(host, { url, alt, width, height }) {
   });
   viewer.addHandler("animation", report);
   viewer.addHandler("resize", report);
-  return () => {
-    viewer.destroy();
-    stage.remove();
+  const curtain = makeCurtain(OpenSeadragon, viewer, stage);
+  return {
+    close() {
+      viewer.destroy();
+      stage.remove();
+    },
+    compare: curtain.hang,
+    showBoxes(items) {
+      viewer.clearOverlays();
+      const tall = height / width;
+      for (const item of items) {
+        const [left, top, right, bottom] = item.box;
+        const location = new OpenSeadragon.Rect(left, top * tall, right - left, (bottom - top) * tall);
+        viewer.addOverlay({ element: boxElement(item), location });
+      }
+    },
   };
 }
 
