@@ -7,14 +7,16 @@ if TYPE_CHECKING:
     from pipelines.flextok.pipeline_flexar import FlexARPipeline
     from pipelines.flextok.pipeline_flextok import FlexTokPipeline
     from pipelines.loading import load_pipeline
+    from pipelines.longalign.pipeline_longalign import LongAlignPipeline
     from pipelines.scale_dit.pipeline_scale_dit import ScaleDiTPipeline
 
-__all__ = ["FlexARPipeline", "FlexTokPipeline", "ScaleDiTPipeline", "load_pipeline"]
+__all__ = ["FlexARPipeline", "FlexTokPipeline", "LongAlignPipeline", "ScaleDiTPipeline", "load_pipeline"]
 
 # public name -> the module that defines it
 _MODULES = {
     "FlexARPipeline": "pipelines.flextok.pipeline_flexar",
     "FlexTokPipeline": "pipelines.flextok.pipeline_flextok",
+    "LongAlignPipeline": "pipelines.longalign.pipeline_longalign",
     "ScaleDiTPipeline": "pipelines.scale_dit.pipeline_scale_dit",
     "load_pipeline": "pipelines.loading",
 }

@@ -85,6 +85,12 @@ class SegmentConditioning:
         self.encoders, self.settings, self.t5, self.adapter = tuple(encoders), settings, t5, adapter
         self.zero_negative = zero_negative
 
+    def forget(self) -> None:
+        """Empty the encoders' memories."""
+        for encoder in (*self.encoders, self.t5):
+            if encoder is not None:
+                encoder.forget()
+
     def encode_blocks(self, texts: Sequence[str]) -> Blocks:
         """Plan and encode texts; all get blocks of one length."""
         planner = SegmentPlanner([encoder.reader for encoder in self.encoders], self.settings)
