@@ -18,7 +18,9 @@ def publish_flux(state: Path, folder: Path) -> None:
     from pipelines.scale_dit.train_flux import FLUX_CONFIG
 
     transformer = FluxTransformer2DModel(**FLUX_CONFIG)
-    transformer.load_state_dict({name: value.float() for name, value in averaged(state, "transformer.").items()})
+    transformer.load_state_dict(
+        {name: value.float() for name, value in averaged(state, "transformer.").items()}
+    )
     shutil.rmtree(folder / "transformer", ignore_errors=True)
     transformer.half().save_pretrained(folder / "transformer", max_shard_size=SHARD)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, base_image_seq_len=16, max_image_seq_len=64)
@@ -42,7 +44,22 @@ def write_index(folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-PARTS = {"flux": publish_flux}
+def publish_fast(state: Path, folder: Path) -> None:
+    """The few-step LoRA in `fast-lora`, as `load_lora_weights` reads it."""
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    from pipelines.scale_dit.train_fast import LAYERS, RANK
+    from pipelines.scale_dit.train_flux import FLUX_CONFIG
+
+    transformer = FluxTransformer2DModel(**FLUX_CONFIG)
+    transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(LAYERS)))
+    transformer.load_state_dict({name: value.float() for name, value in averaged(state).items()})
+    layers = get_peft_model_state_dict(transformer.half())
+    FluxPipeline.save_lora_weights(folder / "fast-lora", transformer_lora_layers=layers)
+
+
+PARTS = {"fast": publish_fast, "flux": publish_flux}
 
 
 def main(arguments: list[str] | None = None) -> None:

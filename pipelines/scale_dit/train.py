@@ -13,7 +13,13 @@ def _flux(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     return FluxTask(options.parts, options.cache or options.state / "cache"), flux_recipe()
 
 
-RECIPES: dict[str, Recipe] = {"flux": _flux}
+def _fast(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.scale_dit.train_fast import FastTask, fast_recipe
+
+    return FastTask(options.parts, options.cache or options.state / "cache"), fast_recipe()
+
+
+RECIPES: dict[str, Recipe] = {"fast": _fast, "flux": _flux}
 
 
 def main(arguments: list[str] | None = None) -> None:
