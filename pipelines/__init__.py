@@ -4,16 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipelines.compass.pipeline_compass import CompassPipeline
     from pipelines.flextok.pipeline_flexar import FlexARPipeline
     from pipelines.flextok.pipeline_flextok import FlexTokPipeline
     from pipelines.loading import load_pipeline
     from pipelines.longalign.pipeline_longalign import LongAlignPipeline
     from pipelines.scale_dit.pipeline_scale_dit import ScaleDiTPipeline
 
-__all__ = ["FlexARPipeline", "FlexTokPipeline", "LongAlignPipeline", "ScaleDiTPipeline", "load_pipeline"]
+__all__ = [
+    "CompassPipeline",
+    "FlexARPipeline",
+    "FlexTokPipeline",
+    "LongAlignPipeline",
+    "ScaleDiTPipeline",
+    "load_pipeline",
+]
 
 # public name -> the module that defines it
 _MODULES = {
+    "CompassPipeline": "pipelines.compass.pipeline_compass",
     "FlexARPipeline": "pipelines.flextok.pipeline_flexar",
     "FlexTokPipeline": "pipelines.flextok.pipeline_flextok",
     "LongAlignPipeline": "pipelines.longalign.pipeline_longalign",

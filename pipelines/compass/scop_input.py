@@ -85,6 +85,10 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _INT_LIMIT
 
 
+def _is_side(value: Any) -> bool:
+    return _is_id(value) and 0 < value < 1 << 20
+
+
 def annotation_problem(value: Any) -> str | None:
     """Why an annotation can't be used, as the end of a sentence; None when it can."""
     if not isinstance(value, dict):
@@ -143,17 +147,17 @@ class _Reader:
         value = element.value
         if not isinstance(value, dict) or not _is_id(value.get("id")):
             raise AnnotationError(f"{_named(element)}: id is missing or no whole number")
-        width, height = value.get("width"), value.get("height")
-        if not all(_is_id(side) and 0 < side < 1 << 20 for side in (width, height)):
+        width, height = (value.get(key) for key in ("width", "height"))
+        if not (_is_side(width) and _is_side(height)):
             raise AnnotationError(
-                f"{_named(element)}: its size is {width!r} x {height!r}; both must be above 0"
+                f"{_named(element)}: its size is {width!r} x {height!r}; both sides must be above 0"
             )
         name = raw(element).get("file_name", f"{value['id']:012d}.jpg")
         if not isinstance(name, str) or not name or "\0" in name:
             raise AnnotationError(f"{_named(element)}: file_name is {name!r:.60}; it must be a path")
         if value["id"] in self.images:
             raise AnnotationError(f"{_named(element)}: its id comes twice")
-        self.images[value["id"]] = (width, height, name)
+        self.images[value["id"]] = (value["width"], value["height"], name)
 
     def category(self, element: Element, raw: Callable[[Element], Any]) -> None:
         value = element.value
