@@ -59,6 +59,34 @@ def unpatchify(x: torch.Tensor, patch: Sequence[int]) -> torch.Tensor:
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Softmax attention on `[B, S, H, D]` tensors; `[B, S, H * D]` out.
+
+    Args:
+        mask: bool or additive, broadcastable to `[B, H, S, S]`.
+        scale: factor on the logits. Default: `D ** -0.5`.
+    """
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(query.dtype)
+    if query.requires_grad and query.device.type == "cpu":
+        # few tokens: written out, the backward in bf16 on CPUs is several times faster than the fused one
+        logits = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
+        if mask is not None:
+            is_bias = mask.is_floating_point()
+            logits = logits + mask if is_bias else logits.masked_fill(~mask, -torch.inf)
+        seen = logits.softmax(-1) @ value
+    else:
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    return seen.transpose(1, 2).flatten(2)
+
+
 class PatchEmbedder(nn.Module):
     """Patches of a picture's latents, projected to tokens `[B, h, w, dim]`."""
 
@@ -85,13 +113,7 @@ class SelfAttention(nn.Module):
         """`mask`: bool or additive, broadcastable to `[B, H, S, S]`."""
         heads = [layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.wq, self.wk, self.wv)]
         query, key, value = normalize(heads[0]), normalize(heads[1]), heads[2]  # [B, S, H, D]
-        if mask is not None and mask.is_floating_point():
-            mask = mask.to(query.dtype)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        seen = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=ATTENTION_SCALE / self.head_dim
-        )
-        return self.proj(seen.transpose(1, 2).flatten(2))
+        return self.proj(attend(query, key, value, mask, ATTENTION_SCALE / self.head_dim))
 
 
 class GatedMLP(nn.Module):

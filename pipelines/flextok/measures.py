@@ -106,7 +106,7 @@ def plan_for_time(
     stops: Sequence[int],
     steps: tuple[int, int] = (4, 25),
 ) -> tuple[int, int]:
-    """(tokens, steps) that decode within a time: the most tokens for which the least steps fit, then more steps.
+    """(tokens, steps) that decode within a time: most tokens for which the least steps fit, then more steps.
 
     Args:
         seconds: the time. step_seconds: measured time of one step with so many tokens.

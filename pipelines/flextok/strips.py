@@ -15,30 +15,27 @@ def splice(first: TokenPicture, second: TokenPicture, cut: int) -> TokenPicture:
     Raises:
         ValueError: strips of different models or tilings, or a cut outside of both.
     """
+    _check_kinship(first, second)
     shortest = min(first.count, second.count)
     if not 0 <= cut <= shortest:
         raise ValueError(f"cut is {cut}; both strips have tokens 0 to {shortest}")
-    return mix(first, second, range(cut, second.count))
+    pairs = zip(first.tiles, second.tiles, strict=True)
+    return replace(first, tiles=tuple(ours[:cut] + theirs[cut:] for ours, theirs in pairs))
 
 
 def mix(first: TokenPicture, second: TokenPicture, places: Iterable[int]) -> TokenPicture:
     """The first picture with the tokens at `places` (from 0) taken from the other.
 
-    The result is as long as the second one where places go on to its end, else as the first.
-
     Raises:
-        ValueError: strips of different models or tilings, or places that the second picture lacks.
+        ValueError: strips of different models or tilings, or places that one of them lacks.
     """
     _check_kinship(first, second)
-    chosen = sorted(set(places))
-    if chosen and not (chosen[0] >= 0 and chosen[-1] < second.count):
-        raise ValueError(f"places {chosen[0]} to {chosen[-1]}; the second strip has 0 to {second.count - 1}")
-    length = first.count
-    if chosen and chosen[-1] == second.count - 1 and set(range(first.count, second.count)) <= set(chosen):
-        length = max(second.count, chosen[-1] + 1)
+    chosen, shortest = sorted(set(places)), min(first.count, second.count)
+    if chosen and not 0 <= chosen[0] <= chosen[-1] < shortest:
+        raise ValueError(f"places {chosen[0]} to {chosen[-1]}; both strips have 0 to {shortest - 1}")
     taken = set(chosen)
     tiles = tuple(
-        tuple(theirs[place] if place in taken else ours[place] for place in range(length))
+        tuple(theirs[place] if place in taken else ours[place] for place in range(first.count))
         for ours, theirs in zip(first.tiles, second.tiles, strict=True)
     )
     return replace(first, tiles=tiles)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from pipelines.flextok.blocks import attend
 from pipelines.flextok.strict_loading import ConfigMixin, ModelMixin, StrictModel
 
 HIDDEN_MULTIPLE = 256
@@ -43,19 +44,6 @@ class ARCache:
     text: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
 
-def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    causal: bool = False,
-) -> torch.Tensor:
-    """Attention on `[B, S, H, D]` tensors, `[B, S, H * D]` out."""
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-    return seen.transpose(1, 2).flatten(2)
-
-
 class _SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -70,12 +58,12 @@ class _SelfAttention(nn.Module):
             start, end = cache.length, cache.length + new
             cache.keys[layer][:, start:end], cache.values[layer][:, start:end] = key, value
             key, value = cache.keys[layer][:, :end], cache.values[layer][:, :end]
-            if new > 1:
-                mask = torch.ones(new, end, dtype=torch.bool, device=x.device).tril(start)
-            return self.proj(_attend(query, key, value, mask))
-        if cache is not None:
+        elif cache is not None:
             cache.keys[layer][:, :new], cache.values[layer][:, :new] = key, value
-        return self.proj(_attend(query, key, value, None, causal=new > 1))
+        if new > 1:
+            seen = key.shape[1]
+            mask = torch.ones(new, seen, dtype=torch.bool, device=x.device).tril(seen - new)
+        return self.proj(attend(query, key, value, mask))
 
 
 class _CrossAttention(nn.Module):
@@ -94,7 +82,7 @@ class _CrossAttention(nn.Module):
             if cache is not None:
                 cache.text[layer] = known
         query = self.Wq(x).unflatten(-1, (self.heads, -1))
-        return self.proj(_attend(query, *known, condition.text_bias))
+        return self.proj(attend(query, *known, condition.text_bias))
 
 
 class _MLP(nn.Module):

@@ -1,0 +1,221 @@
+"""Recipe of `storybook-flextok`: rectified flow on the frozen autoencoder's latents under nested dropout.
+
+One token count per batch, drawn evenly over the octaves 1, 2, 3-4, ..., 129-256: both transformers then work
+on exactly the tokens that count (the rest is left out or collapsed, which changes nothing), so that a sample
+costs about a third. Every octave comes once in nine batches. Features of the decoder's second block are drawn
+towards those of the frozen eyes (arXiv 2410.06940).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import nn
+
+from pipelines.flextok.flow_sampler import FlowOptions, add_noise
+from pipelines.flextok.measures import STOPS
+from pipelines.flextok.pipeline_flextok import FlexTokPipeline
+from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
+from pipelines.storybook.dataset import sample_rng, to_tensor
+from pipelines.storybook.detector import StorybookEyes
+from pipelines.storybook.draw import draw_scene
+from pipelines.storybook.latents import GRID, TILE, LatentStream, encode
+from pipelines.storybook.scene import Scene, SceneMix, sample_scene
+from pipelines.training.command import load_weights
+from pipelines.training.loop import LoopConfig, runtime_device
+
+SIZES: dict[str, Any] = {
+    "in_channels": 16, "patch_size": (2, 2), "dim": 192, "head_dim": 64, "grid": (GRID, GRID),
+    "num_registers": 256, "levels": (8, 5, 5, 5),
+}  # fmt: skip
+ENCODER: dict[str, Any] = {**SIZES, "depth": 4}
+DECODER: dict[str, Any] = {**SIZES, "depth": 6, "max_timestep": 20.0}
+FEATURES = 128  # channels of the eyes at 16 px
+NULL_SHARE = 0.1
+TIME_SHIFT = 0.5  # towards noise, where the tokens are needed
+EASY = SceneMix(counts=(0.8, 0.17, 0.03), sized=0.6)
+SHOWN_STOPS = (1, 4, 16, 64, 256)
+HELD_OUT_SEED = 9_000
+
+
+def tokenizer_recipe() -> LoopConfig:
+    """About eight hours on one AMX core for all samples; half an hour on a GPU."""
+    return LoopConfig(
+        samples=600_000, batch=((0, 16), (60_000, 32), (300_000, 64)), lr=8e-4, muon_lr=1e-3, warmup=100,
+        decay_from=0.6, ema_decay=0.9995, weight_decay=0.01, evaluate_every_s=600,
+        adamw_names=(
+            "patch_emb", "enc_to_latents", "registers", "from_latents", "dropout", "time_embedder", "adaLN",
+            "to_patches", "posemb", "repa",
+        ),
+    )  # fmt: skip
+
+
+class TokenizerPair(nn.Module):
+    """Both transformers and, for training alone, the projection of decoder features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = FlexTokEncoderModel(**ENCODER), FlexTokDecoderModel(**DECODER)
+        width = DECODER["dim"]
+        self.repa = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width), nn.SiLU(),
+            nn.Linear(2 * width, FEATURES),
+        )  # fmt: skip
+
+
+def token_count(batch_index: int, seed: int, most: int) -> int:
+    """Tokens of a batch: every octave once in a round, evenly inside the octave."""
+    stops = [stop for stop in STOPS if stop <= most]
+    turn, place = divmod(batch_index, len(stops))
+    order = Random(f"{seed}/{turn}").sample(stops, len(stops))
+    return Random(f"{seed}/{turn}/{place}").randint(order[place] // 2 + 1, order[place])
+
+
+@torch.no_grad()
+def eye_features(eyes: StorybookEyes, pictures: torch.Tensor) -> torch.Tensor:
+    """What the eyes see per 16 px cell, `[B, 128, H / 16, W / 16]`, of pictures `[B, 3, H, W]` in [-1, 1]."""
+    parameter = next(eyes.parameters())
+    x = F.pixel_unshuffle(pictures.to(parameter.device, parameter.dtype), 4)
+    x = eyes.eighth(eyes.to_eighth(eyes.quarter(eyes.stem(x))))
+    return eyes.sixteenth(eyes.to_sixteenth(x)).float()
+
+
+class FeatureStream:
+    """Latents of a stream with the eyes' features of the same drawings, kept in a file beside them."""
+
+    def __init__(self, latents: LatentStream, eyes: StorybookEyes, folder: Path) -> None:
+        self.latents, self.eyes = latents, eyes
+        shape = (latents.size, FEATURES, GRID, GRID)
+        path = folder / f"features_{latents.seed}_{latents.size}.npy"
+        mode = "r+" if path.exists() else "w+"
+        self._file = np.lib.format.open_memmap(
+            path, mode=mode, dtype=np.float16, shape=None if mode == "r+" else shape
+        )
+
+    def batch(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor, list[Scene]]:
+        """Latents `[B, 16, 16, 16]`, features `[B, 128, 8, 8]` (float32) and scenes."""
+        latents, entries = self.latents.batch(first, count)
+        slots = [index % self.latents.size for index in range(first, first + count)]
+        scenes = [scene for scene, _ in entries]
+        missing = [i for i, slot in enumerate(slots) if not self._file[slot].any()]
+        if missing:
+            pictures = to_tensor([draw_scene(scenes[i], TILE, TILE) for i in missing])
+            for i, features in zip(missing, eye_features(self.eyes, pictures).cpu(), strict=True):
+                self._file[slots[i]] = features.numpy().astype(np.float16)
+        features = torch.from_numpy(np.stack([self._file[slot] for slot in slots])).float()
+        return latents[:, 0], features, scenes
+
+
+class TokenizerTask:
+    """Velocity matching through the tokens, with more weight on patches that show objects."""
+
+    def __init__(
+        self, parts: Path, eyes: Path, cache: Path, size: int = 10_000, seed: int = 51,
+        repa_weight: float = 0.5, object_weight: float = 2.0,
+    ) -> None:  # fmt: skip
+        torch.manual_seed(seed)
+        self.model: nn.Module = TokenizerPair()
+        device, dtype = runtime_device()
+        self.vae = AutoencoderKL.from_pretrained(parts / "vae").to(
+            device, dtype, memory_format=torch.channels_last
+        )
+        self.vae.eval().requires_grad_(False)
+        seer = StorybookEyes.from_pretrained(eyes).to(device).eval().requires_grad_(False)
+        self.stream = FeatureStream(LatentStream(self.vae, cache, size, EASY, seed), seer, cache)
+        self.seed, self.repa_weight, self.object_weight = seed, repa_weight, object_weight
+
+    def published(self, folder: Path) -> dict[str, torch.Tensor]:
+        """Weights to start from: those of a published folder, and what it lacks as it is."""
+        state = dict(self.model.state_dict())
+        for part in ("encoder", "decoder"):
+            state |= {f"{part}.{name}": value for name, value in load_weights(folder / part).items()}
+        return state
+
+    def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
+        latents, features, scenes = self.stream.batch(first_sample, batch)
+        generator = torch.Generator().manual_seed(first_sample)
+        noise = torch.randn(latents.shape, generator=generator)
+        t = torch.sigmoid(torch.randn(batch, generator=generator) + TIME_SHIFT)
+        empty = (torch.rand(batch, generator=generator) < NULL_SHARE).tolist()
+        device, _ = runtime_device()
+        noisy, target = add_noise(latents, noise, t).to(device), (noise - latents).to(device)
+        encoder, decoder = self.model.encoder, self.model.decoder
+        count = token_count(first_sample // batch, self.seed, encoder.config.num_registers)
+        codes, _ = encoder.quantizer.quantize(encoder(latents.to(device), count))
+        condition = decoder.condition(codes, [count] * batch, empty)
+        velocity, seen = decoder(noisy, condition, t.to(device), return_features=True)
+        error = (velocity - target).square().mean(1)
+        flow = (error * latent_weights(scenes, self.object_weight).to(device)).mean()
+        projected = self.model.repa(seen).float()  # [B, 8, 8, 128]
+        wanted = features.to(device).permute(0, 2, 3, 1)
+        alignment = 1 - F.cosine_similarity(projected, wanted, dim=-1).mean()
+        octave = 1 << (count - 1).bit_length()
+        figures = {
+            "flow": float(flow.detach()),
+            "repa": float(alignment.detach()),
+            f"k{octave}": float(flow.detach()),
+        }
+        return flow + self.repa_weight * alignment, figures
+
+    def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
+        pictures = to_tensor(held_out_drawings(8))
+        latents = encode(self.vae, pictures)
+        vae = self.vae
+        pipeline = FlexTokPipeline(vae, model.encoder, model.decoder)
+        pipeline.set_progress_bar_config(disable=True)
+        ids = pipeline.tokenize(latents.to(vae.device))
+        metrics = {"codes_used": len(ids.unique()) / encoder_codes(model)}
+        rows, options = [pictures], FlowOptions(steps=10, guidance_scale=1.0)
+        for stop in (stop for stop in SHOWN_STOPS if stop <= ids.shape[1]):
+            noise = torch.Generator().manual_seed(5)
+            seen = pipeline.sample_latents(list(ids), stop, options, noise)
+            seen = pipeline.decode_latents(seen).clamp(-1, 1).cpu()
+            squared = (seen - pictures).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
+            metrics[f"psnr_{stop}"] = float((10 * torch.log10(4 / squared)).mean())
+            rows.append(seen)
+        sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+        pixels = ((sheet + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / "sheet.png")
+        return metrics
+
+
+def encoder_codes(model: nn.Module) -> int:
+    """Size of a pair's vocabulary."""
+    return int(model.encoder.quantizer.num_codes)
+
+
+def held_out_drawings(count: int, held_out: bool = True) -> list[np.ndarray]:
+    """Drawings `[128, 128, 3]` uint8 that no training sees."""
+    mix = SceneMix(counts=EASY.counts, sized=EASY.sized, held_out=held_out)
+    scenes = [sample_scene(sample_rng(HELD_OUT_SEED, index), mix) for index in range(count)]
+    return [draw_scene(scene, TILE, TILE) for scene in scenes]
+
+
+def latent_weights(scenes: list[Scene], weight: float) -> torch.Tensor:
+    """`[B, 16, 16]`: `weight` on latents that an object's box touches, 1 elsewhere, scaled to mean 1."""
+    side = 2 * GRID
+    out = torch.ones(len(scenes), side, side)
+    for row, scene in enumerate(scenes):
+        for item in scene.objects:
+            left, top, right, bottom = (value * side for value in item.box)
+            rows = slice(max(int(top), 0), max(int(np.ceil(bottom)), 0))
+            out[row, rows, max(int(left), 0) : max(int(np.ceil(right)), 0)] = weight
+    return out / out.mean(dim=(1, 2), keepdim=True)
+
+
+def split_state(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Encoder's and decoder's part of a pair's state dict, in float32."""
+    return {
+        part: {
+            name.removeprefix(f"{part}."): value.float()
+            for name, value in state.items()
+            if name.startswith(f"{part}.")
+        }
+        for part in ("encoder", "decoder")
+    }
