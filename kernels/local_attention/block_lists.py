@@ -88,9 +88,10 @@ def block_lists(layout: AttentionLayout, block: tuple[int, int] = (128, 64)) -> 
 
 
 @lru_cache(maxsize=16)
-def block_lists_on(layout: AttentionLayout, block: tuple[int, int], device: str) -> BlockLists:
-    """The same lists on a device, copied once."""
-    return block_lists(layout, block).to(device)
+def block_lists_on(layout: AttentionLayout, block: tuple[int, int], rows: int, device: str) -> BlockLists:
+    """The same lists on a device, copied once; `order` names the blocks of the first `rows` queries only."""
+    lists = block_lists(layout, block)
+    return replace(lists, order=lists.order[lists.order < -(-rows // block[0])]).to(device)
 
 
 def _offsets(rows: Tensor, count: int) -> Tensor:

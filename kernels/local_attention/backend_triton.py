@@ -1,0 +1,239 @@
+"""A block-sparse flash kernel in Triton: one program per query block walks the key blocks of its rows.
+
+Key blocks come from `block_lists`: full ones need no mask at all, partial ones bring one bit per pair. Softmax is
+online and in base 2; sums are kept in fp32. Triton and the device decide when the kernel is first asked for, so
+this file can be imported anywhere.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .block_lists import block_lists_on
+
+if TYPE_CHECKING:
+    from .layout import AttentionLayout
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_LOG2_E, _LN_2 = 1.4426950408889634, 0.6931471805599453
+_INTERPRET = "TRITON_INTERPRET"
+# The interpreter runs numpy block by block: half a second for 512 tokens.
+_INTERPRETED_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """One compiled form of the kernel.
+
+    Attributes:
+        head_dim: largest head size it serves (padded to this power of two).
+        item_bytes: bytes per number of query, key and value: 2 or 4.
+        queries, keys: tokens per block.
+        warps, stages: threads / 32, and depth of the pipeline of loads.
+        shared_bytes: shared memory it needs; a test compiles every form and compares.
+    """
+
+    head_dim: int
+    item_bytes: int
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+    shared_bytes: int
+
+
+# Smallest first; the first that is large enough is taken. All fit the 99 KiB of consumer cards (A100 offers 163,
+# H100 227). Keys and values are double-buffered and copied asynchronously at this depth; more stages add nothing.
+CONFIGS = (
+    KernelConfig(32, 2, 128, 64, 4, 3, 25620),
+    KernelConfig(64, 2, 128, 64, 4, 3, 50196),
+    KernelConfig(128, 2, 128, 64, 8, 3, 99348),
+    KernelConfig(256, 2, 64, 32, 8, 3, 98836),
+    KernelConfig(64, 4, 64, 32, 8, 2, 41728),
+)
+
+
+def refusal(layout: AttentionLayout, query: Tensor) -> str | None:
+    """Why this back end cannot take such a tensor; None: it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "the triton package is not installed (CUDA builds of PyTorch bring it)"
+    if query.dtype not in _DTYPES:
+        return f"needs float16, bfloat16 or float32, got {query.dtype}"
+    if query.device.type == "cpu" and not interpreted():
+        return f"needs a CUDA device; on a CPU it runs interpreted, when {_INTERPRET}=1 is set beforehand"
+    if query.device.type == "cpu" and layout.length > _INTERPRETED_TOKENS:
+        return f"the interpreter is for at most {_INTERPRETED_TOKENS} tokens, got {layout.length}"
+    if query.device.type not in ("cpu", "cuda"):
+        return f"needs a CUDA device, got {query.device.type}"
+    if query.device.type == "cuda" and torch.cuda.get_device_capability(query.device) < (8, 0):
+        return "needs compute capability 8.0 or newer"
+    if _config(query) is None:
+        return f"no kernel form for heads of {query.shape[-1]} in {query.dtype} fits this device"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton was told to run kernels on the CPU, slowly, for tests."""
+    return os.environ.get(_INTERPRET) == "1"
+
+
+def _config(query: Tensor) -> KernelConfig | None:
+    limit = None
+    if query.device.type == "cuda":
+        limit = torch.cuda.get_device_properties(query.device).shared_memory_per_block_optin
+    for config in CONFIGS:
+        fits = limit is None or config.shared_bytes <= limit
+        if fits and config.head_dim >= query.shape[-1] and config.item_bytes == query.element_size():
+            return config
+    return None
+
+
+def forward(
+    query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout, scale: float, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attention without gradients; shapes as in `backend_sdpa.forward`. The log-sum-exp costs nothing here."""
+    config = _config(query)
+    assert config is not None
+    batch, rows, heads, dim = query.shape
+    lists = block_lists_on(layout, (config.queries, config.keys), rows, str(query.device))
+    output = torch.empty_like(query)
+    lse = query.new_empty(batch, heads, rows, dtype=torch.float32)
+    tables = (lists.full_offsets, lists.full_indices, lists.part_offsets, lists.part_indices)
+    patterns = (lists.part_masks, lists.masks, lists.seen, lists.order)
+    sizes = (rows, key.shape[1], heads, scale * _LOG2_E)
+    kernel_function()[(lists.order.numel(), batch * heads)](
+        query, key, value, output, lse, *tables, *patterns, *sizes, **constants(config, dim)
+    )
+    return output, lse if with_lse else None
+
+
+def constants(config: KernelConfig, dim: int) -> dict[str, Any]:
+    """Compile-time arguments and launch options of a form, for heads of `dim`."""
+    return {
+        "DIM": dim,
+        "PADDED": config.head_dim,
+        "QUERIES": config.queries,
+        "KEYS": config.keys,
+        # The CPU interpreter multiplies bf16 wrongly and without a warning (seen in 3.7 and 3.9).
+        "WIDEN": interpreted(),
+        "num_warps": config.warps,
+        "num_stages": config.stages,
+    }
+
+
+@lru_cache(maxsize=1)
+def kernel_function() -> Any:
+    """The kernel. Triton reads `TRITON_INTERPRET` when it is imported and when this runs for the first time."""
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def dots(q, k, scale, WIDEN: tl.constexpr):
+        if WIDEN:
+            k = k.to(tl.float32)
+        return tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+
+    @triton.jit
+    def absorb(scores, v, top, total, acc, WIDEN: tl.constexpr):
+        """One step of the online softmax."""
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        weights = tl.exp2(scores - new_top[:, None])
+        shrink = tl.exp2(top - new_top)
+        total = total * shrink + tl.sum(weights, 1)
+        acc = acc * shrink[:, None]
+        rounded = weights.to(v.dtype)
+        if WIDEN:
+            acc += tl.dot(rounded.to(tl.float32), v.to(tl.float32), input_precision="ieee")
+        else:
+            acc = tl.dot(rounded, v, acc, input_precision="ieee")
+        return new_top, total, acc
+
+    @triton.jit
+    def attend(
+        query,  # [B, Q, H, DIM]
+        key,  # [B, S, H, DIM], as is value
+        value,
+        output,  # [B, Q, H, DIM]
+        lse,  # [B, H, Q]
+        full_offsets,
+        full_indices,
+        part_offsets,
+        part_indices,
+        part_masks,
+        masks,
+        seen,
+        order,
+        num_queries,
+        num_keys,
+        heads,
+        scale,  # of base-2 exponents
+        DIM: tl.constexpr,
+        PADDED: tl.constexpr,
+        QUERIES: tl.constexpr,
+        KEYS: tl.constexpr,
+        WIDEN: tl.constexpr,
+    ):
+        block = tl.load(order + tl.program_id(0))
+        batch = tl.program_id(1) // heads
+        head = tl.program_id(1) % heads
+        row_stride = heads * DIM
+        in_block = tl.arange(0, QUERIES)
+        columns = tl.arange(0, KEYS)
+        dims = tl.arange(0, PADDED)
+        rows = block * QUERIES + in_block
+        row_ok = rows < num_queries
+        dim_ok = dims < DIM
+        # 64-bit starts: a 16K picture has more than 2^31 numbers per tensor.
+        query_base = (batch.to(tl.int64) * num_queries + block * QUERIES) * row_stride + head * DIM
+        key_base = batch.to(tl.int64) * num_keys * row_stride + head * DIM
+        query_tile = in_block[:, None] * row_stride + dims[None, :]
+        query_ok = row_ok[:, None] & dim_ok[None, :]
+        q = tl.load(query + query_base + query_tile, mask=query_ok, other=0.0)
+        if WIDEN:
+            q = q.to(tl.float32)
+        tile = columns[:, None] * row_stride + dims[None, :]
+        # Not -inf: a row whose first block is all hidden would compute exp2(-inf + inf).
+        top = tl.full([QUERIES], -1.0e30, tl.float32)
+        total = tl.zeros([QUERIES], tl.float32)
+        acc = tl.zeros([QUERIES, PADDED], tl.float32)
+
+        for index in range(tl.load(full_offsets + block), tl.load(full_offsets + block + 1)):
+            start = tl.load(full_indices + index).to(tl.int64) * KEYS
+            at = key_base + start * row_stride
+            if DIM == PADDED:
+                k = tl.load(key + at + tile)
+                v = tl.load(value + at + tile)
+            else:
+                k = tl.load(key + at + tile, mask=dim_ok[None, :], other=0.0)
+                v = tl.load(value + at + tile, mask=dim_ok[None, :], other=0.0)
+            scores = dots(q, k, scale, WIDEN)
+            top, total, acc = absorb(scores, v, top, total, acc, WIDEN)
+
+        for index in range(tl.load(part_offsets + block), tl.load(part_offsets + block + 1)):
+            start = tl.load(part_indices + index).to(tl.int64) * KEYS
+            pattern = tl.load(part_masks + index)
+            # Keys that nobody here sees, or past the end, are never read: not even a NaN gets through.
+            key_ok = ((tl.load(seen + pattern) >> columns.to(tl.int64)) & 1) != 0
+            words = tl.load(masks + pattern * QUERIES + in_block)
+            visible = ((words[:, None] >> columns[None, :].to(tl.int64)) & 1) != 0
+            at = key_base + start * row_stride
+            k = tl.load(key + at + tile, mask=key_ok[:, None] & dim_ok[None, :], other=0.0)
+            v = tl.load(value + at + tile, mask=key_ok[:, None] & dim_ok[None, :], other=0.0)
+            scores = tl.where(visible, dots(q, k, scale, WIDEN), float("-inf"))
+            top, total, acc = absorb(scores, v, top, total, acc, WIDEN)
+
+        empty = total == 0.0
+        result = acc / tl.where(empty, 1.0, total)[:, None]
+        tl.store(output + query_base + query_tile, result.to(output.dtype.element_ty), mask=query_ok)
+        sums = (top + tl.log2(tl.where(empty, 1.0, total))) * 0.6931471805599453
+        sums = tl.where(empty, float("-inf"), sums)
+        tl.store(lse + tl.program_id(1).to(tl.int64) * num_queries + rows, sums, mask=row_ok)
+
+    return attend
