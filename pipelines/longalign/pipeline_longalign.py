@@ -216,7 +216,7 @@ class LongAlignPipeline(StableDiffusionPipeline):
         shapes = [list(embeds.shape) for embeds in both if embeds is not None]
         if shapes[0] != shapes[-1]:
             raise ValueError(f"prompt and negative prompt have embeddings {shapes}; they must be alike")
-        dtype = self.text_encoder.dtype
+        dtype = self.unet.dtype
         out = [
             embeds.to(device=device, dtype=dtype).repeat_interleave(num_images_per_prompt, 0)
             for embeds in both

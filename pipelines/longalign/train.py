@@ -1,0 +1,73 @@
+"""Train a stage of LongAlign: `python -m pipelines.longalign.train align --parts DIR --state DIR --minutes 9`.
+
+align: LoRA and adapter on pages. lcm: four steps. reward: preference over fifty steps (GPU). reward-on-lcm:
+preference over four steps. long-clip: a CLIP model stretched to 248 positions.
+"""
+
+import argparse
+from pathlib import Path
+
+from pipelines.longalign.train_parts import Sources
+from pipelines.training.command import Recipe, recipe_parser, run_recipe
+from pipelines.training.loop import LoopConfig, Task
+
+
+def _sources(options: argparse.Namespace, needs: tuple[str, ...] = ("parts",)) -> Sources:
+    missing = [f"--{name}" for name in needs if getattr(options, name) is None]
+    if missing:
+        raise SystemExit(f"{options.recipe} needs {', '.join(missing)}")
+    return Sources(options.parts, options.t5, options.longalign)
+
+
+def _align(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.longalign.train_align import AlignTask, align_recipe
+
+    return AlignTask(_sources(options), options.state / "cache"), align_recipe()
+
+
+def _lcm(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.longalign.train_lcm import LCMTask, lcm_recipe
+
+    return LCMTask(_sources(options, ("parts", "longalign")), options.state / "cache"), lcm_recipe()
+
+
+def _reward(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.longalign.train_reward import RewardTask, reward_on_lcm_recipe, reward_recipe
+
+    few_steps = options.recipe == "reward-on-lcm"
+    sources = _sources(options, ("parts", "longalign", "preference"))
+    task = RewardTask(
+        sources, options.preference, options.state, few_steps=few_steps, weight=options.reweight
+    )
+    return task, reward_on_lcm_recipe() if few_steps else reward_recipe()
+
+
+def _long_clip(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.longalign.train_long_clip import LongCLIPTask, long_clip_recipe
+
+    if options.preference is None:
+        raise SystemExit("long-clip needs --preference: the folder of the CLIP model to stretch")
+    return LongCLIPTask(options.preference), long_clip_recipe()
+
+
+RECIPES: dict[str, Recipe] = {
+    "align": _align,
+    "lcm": _lcm,
+    "long-clip": _long_clip,
+    "reward": _reward,
+    "reward-on-lcm": _reward,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = recipe_parser("pipelines.longalign.train", __doc__, RECIPES)
+    parser.add_argument("--parts", type=Path, help="folder of the Stable Diffusion model")
+    parser.add_argument("--t5", type=Path, help="folder with text_encoder_2 and tokenizer_2 (default: no T5)")
+    parser.add_argument("--longalign", type=Path, help="LongAlign folder with the stages before this one")
+    parser.add_argument("--preference", type=Path, help="folder of the CLIP model that scores, or is stretched")
+    parser.add_argument("--reweight", type=float, default=0.3, help="w: share of the text-irrelevant part")
+    run_recipe(RECIPES, parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    main()
