@@ -20,8 +20,9 @@ TINY_FLUX2 = {
     "guidance_embeds": False,
 }
 WORDS = (
-    "<pad> <unk> <|im_start|> <|im_end|> user assistant a red blue ball cat in on the meadow beach".split()
-)
+    "<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "user", "assistant",
+    "a", "red", "blue", "ball", "cat", "in", "on", "the", "meadow", "beach",
+)  # fmt: skip
 CHAT = (
     "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> {% endfor %}"
     "{% if add_generation_prompt %}<|im_start|> assistant{% endif %}"
