@@ -5,6 +5,7 @@ tensor has to be there with its shape.
 """
 
 import ast
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -110,6 +111,16 @@ def read_tokenizer(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Te
         found = sorted(item.name for item in path.iterdir() if item.is_file())
         raise ValueError(f"{path} has no model.safetensors (files: {', '.join(found[:8]) or 'none'})")
     return read_json(path / "config.json"), read_safetensors(file)[0]
+
+
+def fingerprint(*models: nn.Module) -> str:
+    """Eight hex digits that change whenever a weight does."""
+    digest = hashlib.sha256()
+    for model in models:
+        for name, value in sorted(model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:8]
 
 
 def load_strictly(

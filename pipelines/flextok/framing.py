@@ -6,9 +6,10 @@ All follows from the picture's size and the model's side alone, so a token file 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FITS = ("letterbox", "crop", "tiles")
 MAX_PIXELS = 1 << 26  # 8192 x 8192
@@ -44,6 +45,27 @@ def check_picture(image: Image.Image) -> None:
         )
     if not 1 / MAX_ASPECT <= width / max(height, 1) <= MAX_ASPECT:
         raise ValueError(f"the picture has {width}x{height} pixels; sides may differ by {MAX_ASPECT} times")
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """An RGB picture from a file, upright; its size is checked before its pixels are read.
+
+    Raises:
+        ValueError: no picture, a damaged one, or one that is too large or too narrow. OSError: not readable.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            check_picture(image)
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"{path.name} is no picture that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path.name} has too many pixels: {error}") from error
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except OSError as error:
+        raise ValueError(f"{path.name} is damaged: {error}") from error
 
 
 def letterbox_box(size: tuple[int, int], side: int) -> Box:

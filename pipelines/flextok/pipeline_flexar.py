@@ -1,7 +1,7 @@
 """Text or a class to ordered tokens, one after another, and to the picture that any prefix of them shows."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
@@ -15,7 +15,7 @@ from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEn
 
 TEXT_LIMIT = 512
 GUIDANCE = {"text": 3.0, "class": 1.5}  # what the authors use
-Sources = torch.Generator | Sequence[torch.Generator] | None
+Sources: TypeAlias = "torch.Generator | Sequence[torch.Generator] | None"
 
 
 class FlexARPipeline(DiffusionPipeline):

@@ -57,7 +57,7 @@ class PositionTable(nn.Module):
             )
         self.sizes, self.kind, self.scaling = tuple(sizes), kind, scaling
         if kind == "sincos":
-            self.posembs = nn.Parameter(sincos_table(*self.sizes, dim), requires_grad=False)
+            self.posembs = nn.Parameter(sincos_table(self.sizes[0], self.sizes[1], dim), requires_grad=False)
         else:
             self.posembs = nn.Parameter(torch.randn(len(sizes), 1, dim, max(sizes)) * 0.5)
 

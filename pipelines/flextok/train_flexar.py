@@ -4,7 +4,6 @@ Most batches end early: the first tokens say what there is, and attention is cau
 trains them just as well as a long one.
 """
 
-import hashlib
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import nn
 from transformers import T5EncoderModel, T5Tokenizer
 
+from pipelines.flextok.checkpoint import fingerprint
 from pipelines.flextok.pipeline_flexar import FlexARPipeline
 from pipelines.flextok.token_sampling import TokenSampling
 from pipelines.flextok.train_tokenizer import EASY, HELD_OUT_SEED
@@ -75,15 +75,6 @@ class TokenStream:
             ids = self.encoder.quantizer.quantize(z)[1][0]
             self._file[slot] = (ids + 1).cpu().numpy().astype(np.uint16)
         return torch.from_numpy(np.stack([self._file[slot] for slot in slots]).astype(np.int64)) - 1
-
-
-def fingerprint(encoder: nn.Module) -> str:
-    """Eight hex digits that change with the weights that decide about ids."""
-    digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:8]
 
 
 class FlexARTask:

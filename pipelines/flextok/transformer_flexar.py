@@ -246,11 +246,11 @@ class FlexARModel(StrictModel, ModelMixin, ConfigMixin):
         """An empty cache for `rows` sequences."""
         config = self.config
         shape = (rows, config.num_tokens, config.num_heads, config.width // config.num_heads)
-        tensors = [
-            [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(config.depth)]
-            for _ in range(2)
-        ]
-        return ARCache(*tensors)
+
+        def empty() -> list[torch.Tensor]:
+            return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(config.depth)]
+
+        return ARCache(empty(), empty())
 
     def forward(
         self, ids: torch.Tensor, condition: ARCondition, cache: ARCache | None = None, last_only: bool = False

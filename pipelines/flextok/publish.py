@@ -1,0 +1,133 @@
+"""Turn averaged weights into a model folder: `python -m pipelines.flextok.publish flextok --state DIR ...`.
+
+One folder holds the tokenizer (vae, encoder, decoder) and, once it is trained, the generator (transformer,
+text_encoder, tokenizer): `FlexTokPipeline` and `FlexARPipeline` both load it.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipelines.storybook.publish import SHARD, averaged
+
+TOKENIZER_PARTS = {
+    "vae": ["diffusers", "AutoencoderKL"],
+    "encoder": ["pipelines.flextok.transformer_flextok", "FlexTokEncoderModel"],
+    "decoder": ["pipelines.flextok.transformer_flextok", "FlexTokDecoderModel"],
+}
+GENERATOR_PARTS = {
+    "transformer": ["pipelines.flextok.transformer_flexar", "FlexARModel"],
+    "text_encoder": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "T5Tokenizer"],
+}
+DEFAULT_STEPS, DEFAULT_GUIDANCE = 16, 2.0
+
+
+def publish_tokenizer(options: argparse.Namespace) -> None:
+    """Encoder, decoder and a copy of the autoencoder they were trained on."""
+    from pipelines.flextok.train_tokenizer import DECODER, ENCODER, split_state
+    from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
+
+    states = split_state(averaged(options.state))
+    for name, kind, sizes in (
+        ("encoder", FlexTokEncoderModel, ENCODER),
+        ("decoder", FlexTokDecoderModel, DECODER),
+    ):
+        model = kind(**sizes)
+        # fixed position tables went through bf16 in training: keep the exact ones
+        fixed = {
+            key: value for key, value in model.state_dict(keep_vars=True).items() if not value.requires_grad
+        }
+        model.load_state_dict({**states[name], **{key: value.data for key, value in fixed.items()}})
+        _save(model.half(), options.folder / name)
+    _copy(options.parts / "vae", options.folder / "vae")
+    write_index(options.folder, {"default_steps": options.steps, "default_guidance": options.guidance})
+
+
+def publish_generator(options: argparse.Namespace) -> None:
+    """The transformer and copies of the text encoder that told it what to make."""
+    from pipelines.flextok.train_flexar import MODEL
+    from pipelines.flextok.transformer_flexar import FlexARModel
+
+    state = {name: value.float() for name, value in averaged(options.state).items()}
+    base = "ar_image_model.preprocessor."
+    model = FlexARModel(
+        **MODEL,
+        vocab_size=len(state[f"{base}embedding.weight"]),
+        num_tokens=len(state[f"{base}positional_embedding"]),
+        text_dim=state["text_encoder.mlp.fc1.weight"].shape[1],
+    )
+    model.load_state_dict(state)
+    _save(model.half(), options.folder / "transformer")
+    _copy(options.parts / "text_encoder_2", options.folder / "text_encoder")
+    _copy(options.parts / "tokenizer_2", options.folder / "tokenizer")
+    write_index(options.folder)
+
+
+def _save(model: Any, folder: Path) -> None:
+    """Save under a temporary name, then take the place of what was there."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part, max_shard_size=SHARD)
+    _replace(part, folder)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    _replace(part, folder)
+
+
+def _replace(part: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def write_index(folder: Path, settings: dict[str, Any] | None = None) -> None:
+    """The `model_index.json` of the parts that are there; settings given before are kept."""
+    path = folder / "model_index.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    kept = {name: value for name, value in known.items() if name.startswith("default_")}
+    is_generator = (folder / "transformer").is_dir()
+    index = {
+        "_class_name": "FlexARPipeline" if is_generator else "FlexTokPipeline",
+        "_diffusers_version": "0.42.0",
+        **TOKENIZER_PARTS,
+        **(GENERATOR_PARTS if is_generator else {}),
+        **kept,
+        **(settings or {}),
+    }
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    os.replace(part, path)
+
+
+PARTS = {"flextok": publish_tokenizer, "flexar": publish_generator}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.flextok.publish", description=__doc__)
+    parser.add_argument("part", choices=sorted(PARTS))
+    parser.add_argument("--state", type=Path, required=True, help="state folder of the run")
+    parser.add_argument("--folder", type=Path, required=True, help="model folder")
+    parser.add_argument(
+        "--parts",
+        type=Path,
+        default=Path("assets/weights/storybook-flux"),
+        help="folder the run took its parts from",
+    )
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="flextok: decoding steps")
+    parser.add_argument(
+        "--guidance", type=float, default=DEFAULT_GUIDANCE, help="flextok: guidance of decoding"
+    )
+    options = parser.parse_args(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    PARTS[options.part](options)
+
+
+if __name__ == "__main__":
+    main()
