@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pipelines.loading import load_pipeline
     from pipelines.longalign.pipeline_longalign import LongAlignPipeline
     from pipelines.scale_dit.pipeline_scale_dit import ScaleDiTPipeline
+    from pipelines.vidrd.pipeline_vidrd import VidRDPipeline
 
 __all__ = [
     "CompassPipeline",
@@ -17,6 +18,7 @@ __all__ = [
     "FlexTokPipeline",
     "LongAlignPipeline",
     "ScaleDiTPipeline",
+    "VidRDPipeline",
     "load_pipeline",
 ]
 
@@ -27,6 +29,7 @@ _MODULES = {
     "FlexTokPipeline": "pipelines.flextok.pipeline_flextok",
     "LongAlignPipeline": "pipelines.longalign.pipeline_longalign",
     "ScaleDiTPipeline": "pipelines.scale_dit.pipeline_scale_dit",
+    "VidRDPipeline": "pipelines.vidrd.pipeline_vidrd",
     "load_pipeline": "pipelines.loading",
 }
 

@@ -10,18 +10,9 @@ from typing import Any, Protocol
 
 import torch
 
-from pipelines.vidrd.handover import (
-    FRAMES,
-    Guide,
-    Handover,
-    Recorder,
-    Trajectory,
-    closing_frames,
-    closing_selection,
-    head_guide,
-    starting_latents,
-)
+from pipelines.vidrd.handover import Handover, closing_frames, closing_selection
 from pipelines.vidrd.noise import NoiseSource
+from pipelines.vidrd.trajectory import FRAMES, Guide, Recorder, Trajectory, head_guide, starting_latents
 
 
 class ClipDenoiser(Protocol):

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from pipelines.vidrd.clip_loop import ClipLatents
 from pipelines.vidrd.film_plan import ClipOrder, FilmPlan
-from pipelines.vidrd.handover import Handover, Trajectory
+from pipelines.vidrd.handover import Handover
+from pipelines.vidrd.trajectory import Trajectory
 
 SCHEMA = 1
 # what may grow or change from clip to clip is compared clip by clip

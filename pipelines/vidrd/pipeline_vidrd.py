@@ -18,9 +18,10 @@ from pipelines.vidrd.denoiser import UNetDenoiser
 from pipelines.vidrd.film_plan import ClipOrder, ClipSettings, FilmPlan, read_settings
 from pipelines.vidrd.film_texts import Texts, draw_seeds
 from pipelines.vidrd.frames import middle_crop
-from pipelines.vidrd.handover import FRAMES, Guide, Handover, Trajectory, made_up_trajectory
+from pipelines.vidrd.handover import Handover
 from pipelines.vidrd.noise import NoiseSource, PublishedNoise, SeededNoise, Shape
 from pipelines.vidrd.output import VideoOutput
+from pipelines.vidrd.trajectory import FRAMES, Guide, Trajectory, made_up_trajectory
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MAX_SIDE = 4096

@@ -84,5 +84,5 @@ class TemporalConvLayer(nn.Module):
             return x
         count, channels, height, width = x.shape
         places = x.permute(0, 2, 3, 1).reshape(count // num_frames, num_frames, height * width, channels)
-        change = self.convs(places.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        change = self.convs(places.contiguous().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x + change.reshape(count, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,60 @@
+"""What a denoiser learns, read from its sampler's configuration; shared by the training recipes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+# samplers that a model folder may name; never any other class
+SAMPLERS = (
+    "DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler",
+)  # fmt: skip
+
+
+def load_sampler(folder: Path) -> Any:
+    """The sampler that a model folder names.
+
+    Raises:
+        ValueError: the folder names none of `SAMPLERS`.
+    """
+    try:
+        name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["scheduler"][1]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{folder} is not a model folder ({error!r:.100})") from error
+    if name not in SAMPLERS:
+        raise ValueError(f"{folder} names the sampler {name!r}; allowed: {', '.join(SAMPLERS)}")
+    return getattr(diffusers, name).from_pretrained(folder / "scheduler")
+
+
+def noisy_and_target(
+    sampler: Any, x: torch.Tensor, noise: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A training pair.
+
+    Args:
+        sampler: says what is predicted: noise, velocity, the clean latents, or the velocity of a flow.
+        x, noise: `[B, ...]`.
+        generator: chooses the times.
+    Returns:
+        Noisy latents, times `[B]`, and what the denoiser should answer.
+    Raises:
+        ValueError: another kind of prediction.
+    """
+    steps = sampler.config.num_train_timesteps
+    if hasattr(sampler, "scale_noise"):
+        level = torch.sigmoid(torch.randn(len(x), generator=generator))
+        shape = level.view(-1, *(1,) * (x.ndim - 1))
+        return x + shape * (noise - x), level * steps, noise - x
+    times = torch.randint(0, steps, (len(x),), generator=generator)
+    # the forward process is that of DDPM whatever sampler runs it backward (Euler's own scales its input)
+    forward = diffusers.DDPMScheduler.from_config(sampler.config)
+    kind = sampler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction", "sample"):
+        raise ValueError(f"the sampler predicts {kind!r}; allowed: epsilon, v_prediction, sample")
+    target = {"epsilon": noise, "sample": x}.get(kind)
+    if target is None:
+        target = forward.get_velocity(x, noise, times)
+    return forward.add_noise(x, noise, times), times, target

@@ -1,0 +1,56 @@
+"""Train the video models: `python -m pipelines.vidrd.train video --state DIR --parts DIR --minutes 9`."""
+
+import argparse
+from pathlib import Path
+
+from pipelines.training.command import Recipe, recipe_parser, run_recipe
+from pipelines.training.loop import LoopConfig, Task
+
+
+def _video(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.vidrd.train_video import VideoTask, video_recipe
+
+    return VideoTask(options.parts, _cache(options)), video_recipe()
+
+
+def _video_attention(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.vidrd.train_video import VideoTask, video_attention_recipe
+
+    return VideoTask(options.parts, _cache(options), with_attention=True), video_attention_recipe()
+
+
+def _decoder(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.vidrd.train_decoder import DecoderTask, decoder_recipe
+
+    return DecoderTask(options.parts, _cache(options)), decoder_recipe()
+
+
+def _interpolation(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.vidrd.train_interpolation import InterpolationTask, interpolation_recipe
+
+    return InterpolationTask(options.parts, _cache(options)), interpolation_recipe()
+
+
+def _cache(options: argparse.Namespace) -> Path:
+    return options.cache or options.state / "cache"
+
+
+RECIPES: dict[str, Recipe] = {
+    "video": _video,
+    "video-attention": _video_attention,
+    "decoder": _decoder,
+    "interpolation": _interpolation,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = recipe_parser("pipelines.vidrd.train", __doc__, RECIPES)
+    parser.add_argument(
+        "--parts", type=Path, required=True, help="storybook-sd (interpolation: storybook-video) model folder"
+    )
+    parser.add_argument("--cache", type=Path, help="folder of the clips' latents. Default: in --state")
+    run_recipe(RECIPES, parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Recipes of `storybook-video`: temporal layers over `storybook-sd`, image weights frozen first.
+
+"video" trains the temporal layers alone; "video-attention" goes on from there with self- and cross-attention
+too (what the paper trains). Samples are drawn clips of eight frames with captions that say who moves where.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from pipelines.storybook.clip_latents import STREAM_SIZE, ClipEntry, ClipStream, moving_boxes
+from pipelines.storybook.clips import ClipMix
+from pipelines.storybook.dataset import sample_rng
+from pipelines.storybook.latents import load_autoencoder
+from pipelines.training.group_norm import use_quick_group_norm
+from pipelines.training.loop import LoopConfig, runtime_device
+from pipelines.vidrd.clip_loop import ClipLoop, ClipPlan
+from pipelines.vidrd.denoiser import TextCondition, UNetDenoiser
+from pipelines.vidrd.handover import Handover
+from pipelines.vidrd.motion import measure_motion
+from pipelines.vidrd.noise import SeededNoise
+from pipelines.vidrd.objective import load_sampler, noisy_and_target
+from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
+
+NUM_FRAMES = 8
+DROPOUT = 0.1
+HELD_OUT_SEED = 900_061
+HELD_OUT_COUNT = 32
+SHEET_PROMPTS = (
+    "a red ball moves to the right in a meadow",
+    "a blue car moves to the left on a beach",
+    "a yellow star falls under a night sky",
+    "an orange cat grows in a snowy field",
+    "a green cup bounces in a room",
+    "a purple house in a desert. The camera zooms in",
+)
+# the paper trains these layers of the image model as well
+ATTENTION_PARTS = (".attn1.", ".attn2.")
+
+
+def video_recipe() -> LoopConfig:
+    """About eight hours on one AMX core (two clips a second), minutes on a GPU."""
+    return LoopConfig(
+        samples=60_000, batch=((0, 4), (15_000, 8), (40_000, 16)), lr=8e-4, warmup=200, decay_from=0.6,
+        ema_decay=0.9995, weight_decay=0.01, evaluate_every_s=900,
+    )  # fmt: skip
+
+
+def video_attention_recipe() -> LoopConfig:
+    """A shorter run with small steps: the image weights move only a little."""
+    return LoopConfig(
+        samples=20_000, batch=8, lr=1.5e-4, warmup=300, decay_from=0.4, ema_decay=0.9995, weight_decay=0.0,
+        evaluate_every_s=900,
+    )  # fmt: skip
+
+
+class FrozenText:
+    """The frozen CLIP text tower of a model folder; each text is encoded once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        self.encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> torch.Tensor:
+        """Last hidden states `[B, 77, J]`, float32."""
+        length = self.tokenizer.model_max_length
+        tokens = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        return self.encoder(input_ids=tokens.input_ids).last_hidden_state
+
+
+class VideoTask:
+    """The image model's own objective on clips; cells that show objects weigh more.
+
+    Args:
+        parts: model folder of `storybook-sd` (unet, vae, text encoder, tokenizer, scheduler).
+        cache: folder of the clips' latents.
+        size: different clips.
+        with_attention: train self- and cross-attention too.
+        temporal: options of `VidRDUNet3DModel`. Positions of frames are off by default: added to the residual
+            stream they would disturb the frozen image layers, and the convolutions know the ends of a clip.
+    """
+
+    def __init__(
+        self,
+        parts: Path,
+        cache: Path,
+        size: int = STREAM_SIZE,
+        with_attention: bool = False,
+        object_weight: float = 3.0,
+        seed: int = 61,
+        **temporal: Any,
+    ) -> None:
+        torch.manual_seed(seed)
+        image = UNet2DConditionModel.from_pretrained(parts / "unet")
+        self.model: nn.Module = VidRDUNet3DModel.from_unet2d(image, **{"add_temp_embed": False, **temporal})
+        choose_trained(self.model, with_attention)
+        quicken(self.model)
+        self.sampler = load_sampler(parts)
+        self.text = FrozenText(parts)
+        self.vae = load_autoencoder(parts)
+        self.stream = ClipStream(self.vae, cache, size, NUM_FRAMES)
+        held_out = ClipMix(scenes=replace(ClipMix().scenes, held_out=True))
+        self.held_out = ClipStream(self.vae, cache, HELD_OUT_COUNT, NUM_FRAMES, held_out, HELD_OUT_SEED)
+        self.object_weight, self.seed = object_weight, seed
+
+    def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
+        latents, entries = self.stream.batch(first_sample, batch)
+        texts = []
+        for row, entry in enumerate(entries):
+            rng = sample_rng(self.seed + 2, first_sample + row)
+            texts.append("" if rng.random() < DROPOUT else entry.caption)
+        torch.manual_seed(first_sample)  # dropout: a resumed run draws what an unbroken one would
+        return self._error(self.model, latents, entries, texts, first_sample)
+
+    def _error(
+        self, unet: nn.Module, latents: torch.Tensor, entries: list[ClipEntry], texts: list[str], seed: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        generator = torch.Generator().manual_seed(seed)
+        x = latents.transpose(1, 2)  # [B, C, F, h, w]
+        noise = torch.randn(x.shape, generator=generator)
+        noisy, times, target = noisy_and_target(self.sampler, x, noise, generator)
+        device, dtype = runtime_device()
+        answer = unet(
+            noisy.to(device, dtype), times.to(device), self.text.encode(texts).to(device, dtype)
+        ).sample
+        error = (answer.float() - target.to(device)).square().mean(1)
+        loss = (error * cell_weights(entries, x.shape[2:], self.object_weight).to(device)).mean()
+        return loss, {"error": float(error.detach().mean())}
+
+    def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
+        """Error on held-out clips with fixed noise, and how the sheet's films move."""
+        latents, entries = self.held_out.batch(0, HELD_OUT_COUNT)
+        texts = [entry.caption for entry in entries]
+        errors = []
+        for first in range(0, HELD_OUT_COUNT, 8):
+            part = slice(first, first + 8)
+            errors.append(self._error(model, latents[part], entries[part], texts[part], first)[1]["error"])
+        films = sample_clips(model, self.text, self.vae, self.sampler, list(SHEET_PROMPTS), seed=5)
+        rows = [np.concatenate([np.asarray(frame) for frame in film], axis=1) for film in films]
+        Image.fromarray(np.concatenate(rows)).save(folder / "sheet.png")
+        reports = [measure_motion([film]) for film in films]
+        return {
+            "held_out_error": sum(errors) / len(errors),
+            "flow_px": sum(report.flow_px for report in reports) / len(reports),
+            "warp_error": sum(report.warp_error for report in reports) / len(reports),
+        }
+
+
+def choose_trained(unet: nn.Module, with_attention: bool) -> None:
+    """Freeze the image layers; with `with_attention` their self- and cross-attention is trained too."""
+    for name, parameter in unet.named_parameters():
+        chosen = is_temporal(name) or (with_attention and any(part in name for part in ATTENTION_PARTS))
+        parameter.requires_grad_(chosen)
+
+
+def quicken(unet: Any) -> None:
+    """Layouts and backward passes that are quick on CPUs; results stay the same."""
+    use_quick_group_norm(unet)
+    for module in unet.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    if not torch.cuda.is_available():  # PyTorch's CPU flash kernel is slow backward on short sequences
+        unet.set_attn_processor(AttnProcessor())
+
+
+def cell_weights(entries: list[ClipEntry], shape: torch.Size, weight: float) -> torch.Tensor:
+    """`[B, F, h, w]`: `weight` on latents that touch an object's box, 1 elsewhere, scaled to mean 1."""
+    frames, height, width = shape
+    out = torch.ones(len(entries), *shape)
+    for row, entry in enumerate(entries):
+        for frame, boxes in enumerate(moving_boxes(entry.clip, frames)):
+            for left, top, right, bottom in boxes:
+                rows = slice(max(math.floor(top * height), 0), max(math.ceil(bottom * height), 0))
+                columns = slice(max(math.floor(left * width), 0), max(math.ceil(right * width), 0))
+                out[row, frame, rows, columns] = weight
+    return out / out.mean(dim=(1, 2, 3), keepdim=True)
+
+
+@torch.no_grad()
+def sample_clips(
+    unet: nn.Module,
+    text: FrozenText,
+    vae: nn.Module,
+    sampler: Any,
+    prompts: list[str],
+    seed: int,
+    steps: int = 16,
+    guidance: float = 3.0,
+) -> list[list[Image.Image]]:
+    """One clip per prompt at the training size, decoded frame by frame (for sheets and metrics)."""
+    parameter = next(unet.parameters())
+    states = text.encode(["", *prompts]).to(parameter)
+    condition = TextCondition(states[1:], states[:1].expand(len(prompts), -1, -1), guidance)
+    side = unet.config.sample_size
+    shape = (len(prompts), unet.config.out_channels, NUM_FRAMES, side, side)
+    noise = SeededNoise(shape, [seed + row for row in range(len(prompts))])
+    own = type(sampler).from_config(sampler.config)
+    loop = ClipLoop(UNetDenoiser(unet), own, steps, noise, parameter.device)
+    latents = loop.film(ClipPlan(0, Handover(0), Handover(0), lambda call: condition)).latents
+    z = latents.transpose(1, 2).flatten(0, 1).to(next(vae.parameters()))
+    pixels = torch.cat([vae.decode(part).sample for part in z.split(NUM_FRAMES)]).float().cpu()
+    pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    films = np.split(pixels, len(prompts))
+    return [[Image.fromarray(frame) for frame in film] for film in films]
