@@ -126,7 +126,11 @@ class CLIPTask:
         words, places = (part.to(scores.device) for part in scene_targets(shown, side))
         read = self.probe(features, words, places).mean()
         top1 = float((scores.argmax(1) == target).float().mean())
-        return contrast + 0.5 * read, {"contrast": float(contrast), "probe": float(read), "top1": top1}
+        return contrast + 0.5 * read, {
+            "contrast": float(contrast.detach()),
+            "probe": float(read.detach()),
+            "top1": top1,
+        }
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
         return {"held_out_top1_of_64": retrieval(self, 4).value}

@@ -1,0 +1,88 @@
+"""Few-step distillation on a tiny model: what the teacher gives, what the student may change, publishing."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from PIL import Image
+
+from pipelines.scale_dit import publish, train_fast, train_flux
+from pipelines.scale_dit.evaluate_fast import diversity, fast_calls
+from pipelines.scale_dit.train_fast import WINDOWS, FastTask, fast_recipe
+from pipelines.training.loop import Run
+from tests.pipelines.scale_dit.test_train_flux import TINY
+
+
+@pytest.fixture(scope="module")
+def parts(saved_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    for name in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2"):
+        shutil.copytree(saved_folder / name, folder / name)
+    torch.manual_seed(0)
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=16, norm_num_groups=4,
+        mid_block_add_attention=False, scaling_factor=1.0, shift_factor=0.0,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    FluxTransformer2DModel(**TINY).save_pretrained(folder / "transformer")
+    return folder
+
+
+@pytest.fixture
+def task(parts, tmp_path):
+    return FastTask(parts, tmp_path / "cache", size=32)
+
+
+def test_only_the_lora_learns_and_the_loss_falls(task, tmp_path):
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    run = Run(task, replace(fast_recipe(), batch=4, warmup=1, lr=3e-3), tmp_path / "state")
+    losses = [run.train_step()["loss"] for _ in range(16)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    run.weights.publish(run.step)
+    after = task.model.state_dict()
+    changed = {name for name in before if not before[name].bfloat16().equal(after[name])}
+    assert changed and all("lora" in name for name in changed)
+
+
+def test_the_teacher_is_the_model_without_the_student(task):
+    """Guided Euler steps of the plain transformer, whatever the LoRA has become."""
+    task.model.to(torch.float32)
+    states, pooled = task.text.encode(["", "a red ball"], length=8)
+    begin, start = torch.randn(1, 64, 64), torch.tensor([1.0])
+    first = task.teach(begin, start, states, pooled)
+    with torch.no_grad():
+        for name, parameter in task.model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    torch.testing.assert_close(task.teach(begin, start, states, pooled), first, rtol=0, atol=0)
+    x, step = begin, 1 / WINDOWS / train_fast.TEACHER_STEPS
+    task.model.disable_adapters()
+    with torch.no_grad():
+        for index in range(train_fast.TEACHER_STEPS):
+            times = start - index * step
+            plain, asked = (task._velocity(x, times, states[i : i + 1], pooled[i : i + 1]) for i in (0, 1))
+            x = x - step * (plain + train_fast.GUIDANCE * (asked - plain))
+    torch.testing.assert_close(first, x, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_becomes_a_lora_that_pipelines_load(task, tmp_path, saved_folder, monkeypatch):
+    from pipelines.scale_dit.pipeline_scale_dit import ScaleDiTPipeline
+
+    monkeypatch.setattr(train_flux, "FLUX_CONFIG", TINY)
+    run = Run(task, replace(fast_recipe(), batch=2, warmup=1, lr=1e-2), tmp_path / "state")
+    for _ in range(3):
+        run.train_step()
+    task.evaluate = lambda model, folder: {}
+    run.evaluate()
+    publish.main(["fast", "--state", str(tmp_path / "state"), "--folder", str(tmp_path / "model")])
+    state, _ = ScaleDiTPipeline.lora_state_dict(tmp_path / "model/fast-lora", return_alphas=True)
+    assert len(state) == 2 * sum("lora_A" in name for name in task.model.state_dict())
+
+
+def test_diversity_is_a_mean_distance():
+    black, white = Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64), (255, 255, 255))
+    assert diversity([black, black]) == 0.0 and diversity([black, white]) == 1.0
+    assert diversity([black, black, white]) == pytest.approx(2 / 3)
+    assert fast_calls(4)["guidance_scale"] == 1.0
