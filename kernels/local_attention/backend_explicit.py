@@ -6,32 +6,34 @@ flash kernel, which multiplies at fp32 speed there; the price is a rounding of t
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from .chunks import additive, shared_rows, tile_chunks, tiles_per_chunk
-from .plan import SMALL_TILE, RowBlock, TileGroup, TilePlan
+from .plan import SMALL_TILE, RowBlock, TileGroup, tile_plan
+
+if TYPE_CHECKING:
+    from .layout import AttentionLayout
 
 # Scores of a chunk over all heads; larger chunks leave the second-level cache.
 _SCORE_BYTES = 2 << 20
 
 
-def refusal(query: Tensor) -> str | None:
+def refusal(layout: AttentionLayout, query: Tensor) -> str | None:
     """Why this back end cannot take such a tensor; None: it can."""
     if not query.is_floating_point():
         return f"needs a floating dtype, got {query.dtype}"
     return None
 
 
-def tile_side(query: Tensor, radius: int) -> int:
-    """Side of the query tiles: small ones, since every score costs a pass through memory."""
-    return SMALL_TILE
-
-
 def forward(
-    query: Tensor, key: Tensor, value: Tensor, plan: TilePlan, scale: float, with_lse: bool
+    query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout, scale: float, with_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention by the plan, without gradients; shapes as in `backend_sdpa.forward`."""
+    """Attention without gradients; shapes as in `backend_sdpa.forward`, the log-sum-exp fp64 for fp64."""
+    # Small tiles, since every score costs a pass through memory.
+    plan = tile_plan(layout, SMALL_TILE)
     output = torch.empty_like(query)
     lse = query.new_empty(query.shape[:3], dtype=_exact(query)) if with_lse else None
     with_guide = query.shape[1] == plan.length

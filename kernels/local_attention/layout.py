@@ -7,7 +7,9 @@ that the authors' code lacks: exact masks, any grid, any ratio, guide neighbourh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -19,6 +21,7 @@ from .cells import GuideCells, Reach, guide_cells
 from .visibility import visibility
 
 LocalMode = Literal["own", "ring", "radius"]
+Mode = Literal["exact", "block", "window"]
 ImageToGuide = Literal["all", "aligned", "neighbours", "upstream_raster1", "none"]
 
 
@@ -42,6 +45,7 @@ class AttentionLayout:
             windows whose raster numbers differ by at most one (wraps at the row ends); "all"; "none".
         text_to_guide, guide_to_text: whether those see each other. Guide tokens never see image tokens.
         guide_to_guide: "all", or "radius" for a Chebyshev distance of at most `guide_radius`.
+        code: all of the above in one line, for operators that take plain values; `layout_of` reads it.
 
     Raises:
         ValueError: a value out of range, with what was expected.
@@ -60,6 +64,48 @@ class AttentionLayout:
     guide_to_text: bool = False
     guide_to_guide: Reach = "all"
     guide_radius: int = 2
+    code: str = field(init=False, repr=False, compare=False)
+
+    @classmethod
+    def for_mode(
+        cls,
+        mode: Mode,
+        text: int,
+        grid: tuple[int, int],
+        guide_grid: tuple[int, int] | None = None,
+        *,
+        order: OrderName | None = None,
+    ) -> AttentionLayout:
+        """One of the three patterns that the studio offers.
+
+        Args:
+            mode: "exact": a sliding box of radius 8 and the 3 x 3 guide windows around; the token order
+                changes nothing but speed. "block": the block map that released Scale-DiT weights rely on,
+                128 queries x 64 keys, in the authors' order. "window": each 16 x 16 window sees itself and
+                the whole guide.
+            order: another token order than the mode's own; refused for "block", whose meaning it would change.
+
+        Raises:
+            ValueError: unknown mode, an order for "block", or a value out of range.
+        """
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+        if mode == "block":
+            if order not in (None, "window_raster"):
+                raise ValueError(f'mode "block" is tied to the order window_raster, got {order!r}')
+            return cls(
+                text,
+                grid,
+                guide_grid,
+                order="window_raster",
+                dilate=(128, 64),
+                image_to_guide="upstream_raster1",
+                guide_to_guide="radius",
+            )
+        chosen = order or "window_hilbert"
+        if mode == "window":
+            return cls(text, grid, guide_grid, order=chosen, local="own", image_to_guide="all")
+        return cls(text, grid, guide_grid, order=chosen)
 
     def __post_init__(self) -> None:
         for name in ("grid", "guide_grid", "dilate"):
@@ -81,6 +127,8 @@ class AttentionLayout:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        object.__setattr__(self, "code", json.dumps(values))
 
     @property
     def image(self) -> int:
@@ -157,3 +205,9 @@ class AttentionLayout:
     def flops(self, batch: int, heads: int, head_dim: int) -> int:
         """Useful floating-point operations of one call: 4 * batch * heads * head_dim * visible pairs."""
         return 4 * batch * heads * head_dim * int(self.keys_per_query().sum())
+
+
+@lru_cache(maxsize=64)
+def layout_of(code: str) -> AttentionLayout:
+    """The layout whose `code` this is."""
+    return AttentionLayout(**json.loads(code))
