@@ -1,6 +1,5 @@
 """Training samples of two objects in a clear relation: Storybook scenes, or a folder that SCOP has mined."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -19,6 +18,7 @@ from pipelines.compass.scene_pairs import (
 )
 from pipelines.compass.scop import METADATA
 from pipelines.compass.scop_crops import cut, draw_sample
+from pipelines.compass.scop_masks import mask_path, pair_names, read_pairs
 from pipelines.compass.scop_rules import ScopParams
 from pipelines.storybook.captions import caption
 from pipelines.storybook.dataset import sample_rng, to_tensor
@@ -119,23 +119,20 @@ class FolderPairs:
 
     Args:
         folder: of `metadata.jsonl`. vae: frozen autoencoder. side_px: side of the training pictures.
-        crop: see `scop_crops.crop_box`.
+        crop: see `scop_crops.crop_box`. Default: "square" for pairs of the strict profile, else "official".
     Raises:
         ValueError: the folder holds no pairs.
     """
 
     def __init__(
-        self, folder: Path, vae: nn.Module, side_px: int = 512, seed: int = 0, crop: str = "official"
+        self, folder: Path, vae: nn.Module, side_px: int = 512, seed: int = 0, crop: str | None = None
     ):
-        self.folder, self.vae, self.side_px, self.seed, self.crop = folder, vae, side_px, seed, crop
-        try:
-            lines = (folder / METADATA).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ValueError(f"{folder} holds no {METADATA} ({error})") from None
-        self.records: list[dict[str, Any]] = [json.loads(line) for line in lines if line]
+        self.folder, self.vae, self.side_px, self.seed = folder, vae, side_px, seed
+        self.records = list(read_pairs(folder))
         if not self.records:
             raise ValueError(f"{folder / METADATA} holds no pair")
         self.weights = [record.get("weight", 1.0) for record in self.records]
+        self.crop = crop or ("square" if "weight" in self.records[0] else "official")
 
     def batch(self, first: int, count: int, with_masks: bool) -> PairBatch:
         pictures, result = [], PairBatch(torch.empty(0), [], [], [])
@@ -162,11 +159,10 @@ class FolderPairs:
         names: tuple[str, str],
     ) -> Tensor:
         """`[2, side, side]` of the two objects in the order of `names`."""
-        by_name = dict(zip(_names_of(record), record["annots"], strict=True))
-        stem = Path(record["file_name"]).stem
+        by_name = dict(zip(pair_names(record), record["annots"], strict=True))
         masks = []
         for name in names:
-            path = self.folder / "masks" / stem / f"mask_{stem}_{name}.{record['seq']}.png"
+            path = self.folder / mask_path(record, name)
             if path.is_file():
                 with Image.open(path) as opened:
                     mask = opened.convert("L")
@@ -176,9 +172,3 @@ class FolderPairs:
                 mask.paste(255, (round(x), round(y), round(x + w), round(y + h)))
             masks.append(np.asarray(cut(mask, crop, self.side_px), np.float32) / 255)
         return torch.from_numpy(np.stack(masks))
-
-
-def _names_of(record: dict[str, Any]) -> tuple[str, str]:
-    """Names of the two annotations of a record: the first triple reads from the first to the second."""
-    subject, _, other = record["oros"][0]
-    return subject, other

@@ -223,19 +223,18 @@ class CompassFluxPipeline(CompassPipeline, FluxPipeline):
             options["negative_prompt"] = "" if not isinstance(prompt, list) else [""] * len(prompt)
         if not self.transformer.config.guidance_embeds and prompt is not None:
             options.setdefault(
-                "max_sequence_length", self._text_length(prompt, options.get("negative_prompt"))
+                "max_sequence_length", self.text_length(prompt, options.get("negative_prompt"))
             )
         for side in ("height", "width"):
             options[side] = options.get(side) or self.base_size
         with self._reference_scheduler(reference):
             return super().__call__(prompt, **options)
 
-    def _text_length(self, prompt: Any, negative: Any) -> int:
+    def text_length(self, prompt: Any, negative: Any = None) -> int:
+        """Tokens of the longest of these texts, rounded up to a multiple of 8, at most 512."""
         texts = [text for part in (prompt, negative) if part is not None for text in _as_list(part)]
-        longest = max(
-            len(ids) for ids in self.tokenizer_2(texts, truncation=True, max_length=TEXT_LIMIT).input_ids
-        )
-        return min(math.ceil(longest / TEXT_MULTIPLE) * TEXT_MULTIPLE, TEXT_LIMIT)
+        ids = self.tokenizer_2(texts, truncation=True, max_length=TEXT_LIMIT).input_ids
+        return min(math.ceil(max(map(len, ids)) / TEXT_MULTIPLE) * TEXT_MULTIPLE, TEXT_LIMIT)
 
     def _reference_options(self, options: dict[str, Any]) -> dict[str, Any]:
         height, width = ((options.get(side) or REFERENCE_SIDE_PX) // 16 * 16 for side in ("height", "width"))

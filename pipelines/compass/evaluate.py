@@ -1,0 +1,157 @@
+"""Spatial scores of a model: `python -m pipelines.compass.evaluate --folder assets/weights/storybook-flux`.
+
+Paints two-object prompts with several seeds, keeps what each detector sees in a file (a second run goes on
+where the first one stopped), and prints OA, VISOR, GenEval position and T2I-CompBench for every variant.
+Pictures are chosen by one detector (the eyes) and reported by another (the judge).
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipelines.compass.evaluation import (
+    LookOptions,
+    PaintMany,
+    SeenFile,
+    fingerprint,
+    look,
+    scores,
+    search_scores,
+)
+from pipelines.compass.spatial_prompts import SpatialPrompt, spatial_prompts
+
+WEIGHTS = Path("assets/weights")
+PARTS = ("seen", "held_out")
+BUDGETS = (1, 2, 4, 8)
+TEXT_TOKENS = 24  # more than any prompt about two objects of the Storybook world has
+COLUMNS = (
+    "variant", "part", "OA", "conditional", "unconditional", "VISOR_1", "VISOR_2", "VISOR_3", "VISOR_4",
+    "geneval", "t2i_spatial", "detector",
+)  # fmt: skip
+
+
+def model_paint(
+    folder: Path, compass: str | Path | None, prompts: Sequence[SpatialPrompt], steps: int, guidance: float
+) -> PaintMany:
+    """A painter from a model folder, in the dtype that is fast here.
+
+    All texts are padded to one length: a picture must not depend on what else is in its batch or run.
+    """
+    import torch
+
+    from pipelines.compass.pipeline_compass import CompassPipeline
+    from pipelines.runtime import choose_runtime
+
+    runtime = choose_runtime()
+    pipeline = CompassPipeline.from_pretrained(folder, compass=compass, dtype=getattr(torch, runtime.dtype))
+    pipeline.to(runtime.device).set_progress_bar_config(disable=True)
+    options: dict[str, Any] = {"num_inference_steps": steps}
+    if hasattr(pipeline, "transformer"):
+        options["true_cfg_scale"] = guidance
+        if not pipeline.transformer.config.guidance_embeds:
+            longest = pipeline.text_length([prompt.text for prompt in prompts], "")
+            options["max_sequence_length"] = max(longest, TEXT_TOKENS)
+    else:
+        options["guidance_scale"] = guidance
+
+    def paint(texts: Sequence[str], seeds: Sequence[int]) -> Sequence[Any]:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return pipeline(list(texts), generator=generators, **options).images
+
+    return paint
+
+
+class LatePaint:
+    """A painter that loads its model when it is first needed: a complete file needs none."""
+
+    def __init__(self, build: Callable[[], PaintMany]) -> None:
+        self._build = build
+        self._paint: PaintMany | None = None
+
+    def __call__(self, texts: Sequence[str], seeds: Sequence[int]) -> Sequence[Any]:
+        if self._paint is None:
+            self._paint = self._build()
+        return self._paint(texts, seeds)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Lines of a Markdown table, one row for each variant."""
+    yield "| " + " | ".join(COLUMNS) + " |"
+    yield "|" + "---|" * len(COLUMNS)
+    for row in rows:
+        yield "| " + " | ".join(str(row.get(column, "")) for column in COLUMNS) + " |"
+
+
+def evaluate_part(options: argparse.Namespace, name: str, compass: str | None, part: str) -> dict[str, Any]:
+    """Paint and score one variant on one side of the held-out split."""
+    from pipelines.compass.detectors import StorybookDetector
+
+    eyes, report = (StorybookDetector.from_pretrained(path) for path in (options.eyes, options.judge))
+    prompts = spatial_prompts(options.n, held_out=part == "held_out")
+    weights = compass if compass in (None, "auto") else Path(str(compass))
+    marks = [fingerprint(path) for path in (options.folder, options.eyes, options.judge)]
+    marks += [str(compass), fingerprint(weights) if isinstance(weights, Path) else ""]
+    key = hashlib.sha256(repr([*marks, options.steps, options.guidance, part]).encode()).hexdigest()[:16]
+    paint = LatePaint(partial(model_paint, options.folder, weights, prompts, options.steps, options.guidance))
+    looking = LookOptions(
+        options.seeds,
+        options.batch,
+        options.pictures / f"{name}_{part}" if options.pictures else None,
+        lambda done, total: print(f"{name} {part}: {done} of {total} painted", flush=True),
+    )
+    file = SeenFile(options.cache / f"{name}_{part}_{key}.jsonl")
+    seen = look(prompts, paint, (eyes, report), file, looking)
+    per_prompt = min(4, options.seeds)
+    return {
+        "variant": name,
+        "part": part,
+        **scores(prompts, seen, report.name, per_prompt),
+        "by_eyes": scores(prompts, seen, eyes.name, per_prompt),
+        "search": search_scores(prompts, seen, eyes.name, report.name, BUDGETS),
+    }
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.compass.evaluate", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=WEIGHTS / "storybook-flux", help="model folder")
+    parser.add_argument(
+        "--variant",
+        action="append",
+        metavar="NAME=WEIGHTS",
+        help="CoMPaSS weights: a folder, 'auto' (those of the model folder) or 'none'; may be repeated",
+    )
+    parser.add_argument("--n", type=int, default=200, help="prompts of each part")
+    parser.add_argument("--seeds", type=int, default=4, help="pictures of each prompt; 8 for all budgets")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--eyes", type=Path, default=WEIGHTS / "storybook-eyes", help="chooses")
+    parser.add_argument("--judge", type=Path, default=WEIGHTS / "storybook-judge", help="reports")
+    parser.add_argument("--cache", type=Path, default=Path("runs/compass"), help="what was seen so far")
+    parser.add_argument("--pictures", type=Path, help="keep the pictures too")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = build_parser().parse_args(arguments)
+    rows = []
+    for variant in options.variant or ["plain=none"]:
+        name, _, weights = variant.partition("=")
+        compass = None if weights in ("", "none") else weights
+        rows += [evaluate_part(options, name, compass, part) for part in options.parts]
+    print("\n".join(table(rows)))
+    if options.out:
+        part = options.out.with_name(options.out.name + ".part")
+        part.write_text(json.dumps(rows, indent=2) + "\n")
+        os.replace(part, options.out)
+
+
+if __name__ == "__main__":
+    main()
