@@ -36,11 +36,13 @@ def stretch_positions(table: Tensor, keep: int = KEPT, ratio: int = RATIO) -> Te
     rows = len(table)
     if rows < keep + 2:
         raise ValueError(f"a table of {rows} positions can't be stretched; at least {keep + 2} are needed")
-    steps = torch.arange(ratio * (rows - keep), device=table.device)
+    steps = torch.arange(ratio * (rows - 1 - keep), device=table.device)
     index = keep + steps // ratio
-    share = ((steps % ratio).float() / ratio).to(table.dtype)[:, None]
-    following = torch.cat([table[1:], (2 * table[-1] - table[-2])[None]])
-    return torch.cat([table[:keep], (1 - share) * table[index] + share * following[index]])
+    shares = (torch.arange(ratio, device=table.device).float() / ratio).to(table.dtype)[:, None]
+    share = shares.repeat(rows - 1 - keep, 1)
+    between = (1 - share) * table[index] + share * table[index + 1]
+    beyond = table[-1] + shares * (table[-1] - table[-2])
+    return torch.cat([table[:keep], between, beyond])
 
 
 def effective_positions(frozen: Tensor, trained: Tensor, keep: int = KEPT) -> Tensor:

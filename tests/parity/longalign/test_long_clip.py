@@ -28,7 +28,7 @@ def test_stretching(case):
     if "out.pe_load_from_clip" in tensors:  # the published weights were stretched in half precision
         half = stretch_positions(table.half(), **options).float()
         recorded = tensors["out.pe_load_from_clip"]
-        torch.testing.assert_close(half, recorded, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(half, recorded, **EXACT)
         error = float((stretched - recorded).abs().max())
         assert abs(error - case.record["max_abs_difference"]) < 1e-6
 

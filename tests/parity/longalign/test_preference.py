@@ -167,6 +167,6 @@ def test_rollouts(case):
         predict = guided(toy, tensors["in.cond"], tensors["in.uncond"], record["guidance"])
         clean = rollout(predict, tensors["in.x_T"], alphas, start=record["rand_start"])
     (clean * tensors["in.G"]).sum().backward()
-    close(clean, tensors["out.pred_x0"], 1e-4)  # a long chain, values of up to 100
+    close(clean, tensors["out.pred_x0"])
     for name, parameter in toy.named_parameters():
-        close(parameter.grad, case.below("grad.")[name], 1e-3)
+        close(parameter.grad, case.below("grad.")[name])

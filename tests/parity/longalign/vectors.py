@@ -34,11 +34,26 @@ class Vectors:
 
         assert self.record and self.file is not None
         path = self.file.with_suffix(".safetensors")
-        return load_file(path) if path.exists() else {}
+        return _whole(load_file(path)) if path.exists() else {}
 
     def below(self, prefix: str) -> dict[str, torch.Tensor]:
         """Tensors whose names begin with `prefix`, without it."""
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+def _whole(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Undo what keeps the small copy small: tables of which only the rows in use are stored (`<name>.rows`
+    of `<name>.count`), and weights stored in half precision because that loses nothing."""
+    tensors = {
+        name: value.float() if value.dtype == torch.float16 and not name.startswith("lora.") else value
+        for name, value in stored.items()
+        if not name.endswith((".rows", ".count"))
+    }
+    for name in [name.removesuffix(".rows") for name in stored if name.endswith(".rows")]:
+        table = torch.zeros(int(stored[f"{name}.count"]), tensors[name].shape[1])
+        table[stored[f"{name}.rows"]] = tensors[name]
+        tensors[name] = table
+    return tensors
 
 
 def every(kind: str, without: tuple[str, ...] = ()) -> Any:
