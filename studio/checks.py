@@ -18,6 +18,7 @@ SIDE_MULTIPLE = 16
 MAX_PIXELS = 8192 * 8192
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 200
+MAX_VERIFY = 16
 MAX_NAME_CHARS = 128
 
 # control characters but tab and line break; then direction marks, embeddings, overrides and isolates, which

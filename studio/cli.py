@@ -67,6 +67,12 @@ def _add_image(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="a known model or a model folder (default: storybook)",
     )
     image.add_argument("--style", metavar="NAME", help="a style preset, for instance Night")
+    image.add_argument(
+        "--verify",
+        default="0",
+        metavar="K",
+        help="look for a picture that shows what the prompt says, painting up to K small ones (1 to 16)",
+    )
     image.add_argument("--out", required=True, metavar="FILE", help="where to write: .png, .jpg or .webp")
     image.add_argument("--json", action="store_true", help="print one JSON object")
     image.set_defaults(run=_lazy("studio.commands.painting", "image"))

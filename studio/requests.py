@@ -13,6 +13,7 @@ from studio.checks import (
     MAX_PIXELS,
     MAX_SEED,
     MAX_STEPS,
+    MAX_VERIFY,
     check_integer,
     check_name,
     check_side,
@@ -82,6 +83,8 @@ class ImageRequest(Request):
         steps: Denoising steps of the first stage, 1 to 200. Default: None, the model's own number.
         model: A name the registry knows. Default: "storybook".
         style: Name of a style of `assets/presets/styles.json`. Default: None.
+        verify: Pictures that may be painted, small, until one shows what the prompt says; the large one is
+            painted from that one's seed. 1 to 16, or 0 not to look at all. Default: 0.
     Raises:
         StudioError: kind "bad_input" or "too_long", naming the field, what was given and what is allowed.
     """
@@ -95,6 +98,7 @@ class ImageRequest(Request):
     steps: int | None = None
     model: str = DEFAULT_MODEL
     style: str | None = None
+    verify: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", clean_prompt(self.prompt))
@@ -113,6 +117,7 @@ class ImageRequest(Request):
         check_name("model", self.model)
         if self.style is not None:
             check_name("style", self.style)
+        check_integer("verify", self.verify, 0, MAX_VERIFY)
 
     @property
     def size(self) -> str:

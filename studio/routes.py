@@ -3,12 +3,14 @@
 Answers are JSON unless said otherwise; a refusal is `{"error": sentence}` with a 4xx or 5xx status:
     GET  /healthz
     POST /studio/images                    an `ImageRequest` as JSON -> 202 {"job": id}
+    POST /studio/relations                 {"prompt", and a change of its relations} -> {"prompt": text}
     GET  /studio/forecast?width=&height=   seconds, bytes and stages of a picture (also: steps, model)
     GET  /studio/overview?mine=ID,ID       state of the studio, jobs under way, newest pictures
-    GET  /studio/jobs/ID                   one job now; .../preview (JPEG), .../unsaved.png
+    GET  /studio/jobs/ID                   one job now; .../preview (JPEG), .../unsaved.png, .../files/NAME
     POST /studio/jobs/ID/cancel, /retry and /forget
     GET  /studio/pictures/ID               settings and cost; ID.png (the file itself), ID/thumbnail, ID/zoom
     GET  /studio/pictures/ID/seen          what the eyes see in it
+    GET  /studio/pictures/ID/judgement     whether it shows what its prompt says
     POST /studio/pictures/ID/stages/INDEX  an earlier stage as a picture of its own -> {"job": id}
     POST /studio/pictures/ID/delete and /restore
     GET  /studio/assets/...                what the page is made of
@@ -17,7 +19,7 @@ Answers are JSON unless said otherwise; a refusal is `{"error": sentence}` with 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,11 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from studio.checks import parse_integer
+from studio.checks import clean_prompt, parse_integer, shown
 from studio.errors import StudioError
 from studio.gallery.gallery import slug
+from studio.gallery.results import MEDIA_TYPES
+from studio.reading import changed_prompt
 from studio.requests import DEFAULT_MODEL, ImageRequest
 from studio.settings import REPOSITORY
 from studio.studio import Studio
@@ -55,10 +59,12 @@ def routes(studio: Studio) -> list[BaseRoute]:
         ("GET", "/studio/jobs/{id}", _job),
         ("GET", "/studio/jobs/{id}/preview", _preview),
         ("GET", "/studio/jobs/{id}/unsaved.png", _unsaved),
+        ("GET", "/studio/jobs/{id}/files/{name}", _job_file),
         ("POST", "/studio/jobs/{id}/cancel", _cancel),
         ("POST", "/studio/jobs/{id}/retry", _retry),
         ("POST", "/studio/jobs/{id}/forget", _forget),
         ("GET", "/studio/pictures/{id}/seen", _seen),
+        ("GET", "/studio/pictures/{id}/judgement", _judgement),
         ("POST", "/studio/pictures/{id}/stages/{index:int}", _stage),
         ("POST", "/studio/pictures/{id}/delete", _delete),
         ("POST", "/studio/pictures/{id}/restore", _restore),
@@ -70,7 +76,8 @@ def routes(studio: Studio) -> list[BaseRoute]:
     made: list[BaseRoute] = [
         Route(path, _answering(studio, handle), methods=[method]) for method, path, handle in table
     ]
-    made.append(Route("/studio/images", _submitting(studio), methods=["POST"]))
+    for path, take in (("/studio/images", _submit), ("/studio/relations", _change)):
+        made.append(Route(path, _taking(studio, take), methods=["POST"]))
     made.append(Mount("/studio/assets", _Assets(directory=REPOSITORY / "assets" / "ui")))
     return made
 
@@ -98,7 +105,9 @@ def _answering(studio: Studio, handle: Answer) -> Handler:
     return route
 
 
-def _submitting(studio: Studio) -> Handler:
+def _taking(studio: Studio, take: Callable[[Visit, Any], Response]) -> Handler:
+    """A route whose body is JSON."""
+
     async def route(request: Request) -> Response:
         # a form of another site can't send this content type without asking first
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
@@ -107,14 +116,20 @@ def _submitting(studio: Studio) -> Handler:
             data = json.loads(await request.body())
         except (ValueError, RecursionError):
             return JSONResponse({"error": "The body is not readable JSON."}, 400)
-        submit = _answering(studio, lambda visit, _: _submit(visit, data))
-        return await submit(request)
+        return await _answering(studio, lambda visit, _: take(visit, data))(request)
 
     return route
 
 
 def _submit(visit: Visit, data: Any) -> Response:
     return JSONResponse({"job": visit.submit(ImageRequest.from_json(data))}, 202, _NEVER)
+
+
+def _change(visit: Visit, data: Any) -> Response:
+    if not isinstance(data, Mapping):
+        raise StudioError("bad_input", f"request: given {shown(data)}, allowed an object with named fields.")
+    prompt = clean_prompt(data.get("prompt"), visit.studio.settings.max_prompt_chars)
+    return JSONResponse({"prompt": changed_prompt(visit.studio.reader, prompt, data)}, headers=_NEVER)
 
 
 def _refusal(error: StudioError) -> Response:
@@ -158,6 +173,12 @@ def _unsaved(visit: Visit, request: Request) -> Response:
     return Response(data, media_type="image/png", headers=headers)
 
 
+def _job_file(visit: Visit, request: Request) -> Response:
+    path = visit.job_file(request.path_params["id"], request.path_params["name"])
+    # a file of this name may still be written anew while the job goes on
+    return _file(path, MEDIA_TYPES[path.suffix], {"cache-control": "private, no-cache"})
+
+
 def _cancel(visit: Visit, request: Request) -> Response:
     return JSONResponse({"cancelled": visit.cancel(request.path_params["id"])}, headers=_NEVER)
 
@@ -173,6 +194,10 @@ def _forget(visit: Visit, request: Request) -> Response:
 
 def _seen(visit: Visit, request: Request) -> Response:
     return JSONResponse(visit.seen(request.path_params["id"]), headers=_FOREVER)
+
+
+def _judgement(visit: Visit, request: Request) -> Response:
+    return JSONResponse(visit.judgement(request.path_params["id"]), headers=_FOREVER)
 
 
 def _stage(visit: Visit, request: Request) -> Response:

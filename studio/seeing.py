@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
 from studio.registry import Registry
 
 EYES = "storybook-eyes"
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,17 @@ class Eyes:
         Raises:
             StudioError: the eyes are not installed, or damaged.
         """
+        return self.used(lambda eyes: self._looker.look(eyes, pictures))
+
+    def used(self, work: Callable[[Any], Result]) -> Result:
+        """The result of `work`, which is handed the loaded eyes.
+
+        Raises:
+            StudioError: the eyes are not installed, or damaged.
+        """
         # several threads at once would only take turns on the processor
         with self._lock:
             if self._loaded is None:
                 card = self._registry.usable(EYES, "eyes")
                 self._loaded = self._registry.opened(card, self._looker.load_eyes)
-            return self._looker.look(self._loaded, pictures)
+            return work(self._loaded)

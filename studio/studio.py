@@ -7,10 +7,12 @@ from types import TracebackType
 
 from studio.crafts.craft import Craft, Forecast
 from studio.crafts.pictures import PictureCraft, PictureMaker
+from studio.crafts.verifying import Verifier
 from studio.doors.doors import Doors
 from studio.doors.painting import PipelinePainter
 from studio.errors import StudioError
 from studio.gallery.gallery import Gallery
+from studio.gallery.results import Results
 from studio.jobs.queue import JobQueue
 from studio.jobs.snapshot import JobSnapshot
 from studio.painter import Painter
@@ -43,13 +45,16 @@ class Studio:
         self.painter: Painter = painter if painter is not None else PipelinePainter()
         self.registry = Registry(settings, self.painter)
         self.styles: tuple[Style, ...] = load_styles(settings.presets_dir)
-        self.pictures = PictureMaker(settings, self.registry, self.painter, self.styles)
         doors = doors or Doors()
         self.eyes = Eyes(self.registry, doors.looker)
+        self.reader = doors.reader
+        verifier = Verifier(self.registry, self.eyes, doors.judge)
+        self.pictures = PictureMaker(settings, self.registry, self.painter, verifier, self.styles)
         self._queue = JobQueue(settings, self._crafts)
         self.gallery: Gallery = self._queue.gallery
+        self.results: Results = self._queue.results
 
-    def _crafts(self, gallery: Gallery) -> dict[str, Craft]:
+    def _crafts(self, gallery: Gallery, results: Results) -> dict[str, Craft]:
         return {"picture": PictureCraft(self.pictures, gallery)}
 
     def submit(self, request: Request, owner: str = "") -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
@@ -67,6 +68,22 @@ class Visit:
     def forget(self, job_id: str) -> None:
         """See `Studio.forget`."""
         self.studio.forget(self.watch(job_id).id)
+
+    def job_file(self, job_id: str, name: str) -> Path:
+        """See `Results.path`."""
+        return self.studio.results.path(self.watch(job_id).id, name)
+
+    def judgement(self, image_id: str) -> dict[str, Any]:
+        """What a picture says about its prompt, as plain JSON values; {} when nothing can be told.
+
+        Raises:
+            StudioError: no such picture.
+        """
+        picture = self.picture(image_id)
+        with open_picture(picture.path) as image:
+            image.load()
+            found = self.studio.pictures.judge(picture.recipe, image)
+        return found.to_json() if found else {}
 
     def unsaved_png(self, job_id: str) -> bytes:
         """See `Studio.unsaved_png`."""

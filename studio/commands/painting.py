@@ -13,12 +13,15 @@ from studio.checks import parse_integer, parse_size
 from studio.commands.console import print_json, print_warnings, progress, read_prompt
 from studio.crafts.craft import Plan
 from studio.crafts.pictures import Painted, PictureMaker
+from studio.crafts.verifying import Verifier
 from studio.doors import painting
+from studio.doors.doors import Doors
 from studio.gallery.encoding import picture_format, write_picture
 from studio.gallery.files import check_writable, storage_error, write_whole
 from studio.recipes import Recipe, open_picture, read_recipe, versions
 from studio.registry import Registry
 from studio.requests import ImageRequest
+from studio.seeing import Eyes
 from studio.settings import Settings
 from studio.styles import load_styles
 
@@ -37,6 +40,7 @@ def image(arguments: argparse.Namespace) -> int:
         steps=None if arguments.steps is None else parse_integer("steps", arguments.steps),
         model=model,
         style=arguments.style,
+        verify=parse_integer("verify", arguments.verify),
     )
     check_writable(out)
     maker = _maker(settings)
@@ -85,8 +89,10 @@ def settings_with(model: str) -> tuple[Settings, str]:
 
 
 def _maker(settings: Settings) -> PictureMaker:
-    painter = painting.PipelinePainter()
-    return PictureMaker(settings, Registry(settings, painter), painter, load_styles(settings.presets_dir))
+    painter, doors = painting.PipelinePainter(), Doors()
+    registry = Registry(settings, painter)
+    verifier = Verifier(registry, Eyes(registry, doors.looker), doors.judge)
+    return PictureMaker(settings, registry, painter, verifier, load_styles(settings.presets_dir))
 
 
 def _paint(maker: PictureMaker, plan: Plan) -> Painted:
@@ -129,6 +135,7 @@ def _image_facts(out: Path, painted: Painted, warnings: list[str]) -> dict[str, 
         "pixels_sha256": recipe.pixels_sha256,
         "warnings": warnings,
         "unknown_words": list(recipe.unknown_words),
+        **({"verify": painted.result} if painted.search else {}),
     }
 
 

@@ -72,12 +72,14 @@ class News:
         should_stop: Polled between steps and tiles.
         loading: Hears the name of a model that has to be loaded first.
         show: Takes what can be shown of an unfinished product, as plain JSON values.
+        keep: Takes a small file that belongs to the job, by name.
     """
 
     report: Callable[[ProgressReport], None] | None = None
     should_stop: Callable[[], bool] = lambda: False
     loading: Callable[[str], None] = lambda _: None
     show: Callable[[dict[str, Any]], None] = lambda _: None
+    keep: Callable[[str, bytes], None] = lambda *_: None
 
 
 SILENT = News()

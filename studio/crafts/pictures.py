@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 from PIL import Image
 
-from studio.checks import MAX_PIXELS, MAX_STEPS, check_integer, check_side, clean_prompt
+from studio.checks import MAX_PIXELS, MAX_SEED, MAX_STEPS, check_integer, check_side, clean_prompt
 from studio.crafts.craft import SILENT, Forecast, News, Plan, loaded, memory_told
+from studio.crafts.verifying import Share, Verifier
 from studio.errors import StudioError
 from studio.gallery.gallery import Gallery
 from studio.jobs.records import JobRecord, Outcome
+from studio.judging import Judgement, Search
 from studio.painter import Painter, PaintingResult
 from studio.recipes import Recipe, make_recipe
 from studio.registry import ModelCard, Registry
@@ -32,10 +35,14 @@ class Painted:
     Args:
         image: RGB.
         recipe: Goes into the file.
+        search: The search for it, when it was verified.
+        judgement: What it says about its prompt, when it was verified.
     """
 
     image: Image.Image
     recipe: Recipe
+    search: Search | None = None
+    judgement: Judgement | None = None
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -54,8 +61,10 @@ class Painted:
 
     @property
     def result(self) -> dict[str, Any]:
-        """Nothing beside the gallery's entry."""
-        return {}
+        """What verification found; nothing without it."""
+        if self.search is None or self.judgement is None:
+            return {}
+        return {**self.search.to_json(), "judgement": self.judgement.to_json()}
 
 
 class PictureMaker:
@@ -67,15 +76,22 @@ class PictureMaker:
         settings: Limits.
         registry: Models.
         painter: What paints.
+        verifier: Holds pictures against prompts.
         styles: Style presets.
     """
 
     def __init__(
-        self, settings: Settings, registry: Registry, painter: Painter, styles: tuple[Style, ...] = ()
+        self,
+        settings: Settings,
+        registry: Registry,
+        painter: Painter,
+        verifier: Verifier,
+        styles: tuple[Style, ...] = (),
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._painter = painter
+        self._verifier = verifier
         self._styles = styles
 
     def check(self, request: ImageRequest) -> Plan:
@@ -95,6 +111,11 @@ class PictureMaker:
                 "more than this machine has free.",
                 "Choose a smaller size.",
             )
+        if request.verify:
+            forecast = self._with_search(request, forecast)
+            problem = self._verifier.problem(card, prompt)
+            if problem:
+                raise StudioError("bad_input", f"verify: {problem}")
         unknown = self.unknown_words(prompt, request.model)
         warnings = tuple(text for text in (remark, self._unknown_sentence(unknown)) if text)
         return Plan(request, prompt, card, forecast, unknown, warnings)
@@ -140,42 +161,136 @@ class PictureMaker:
             StudioError: the model or the memory failed.
         """
         card, model, load_seconds = loaded(self._registry, plan, news)
+        painting = _Painting(self._painter, model, plan, news)
         request = plan.request
-        result = self._paint(model, plan, news)
+        search, judgement = None, None
+        if request.verify:
+            search = painting.search(self._verifier)
+            judgement = self._verifier.judge(plan.prompt, painting.result.image)
+        result = painting.result if search else painting.paint_whole()
         recipe = make_recipe(
-            # the alias a person typed may mean another model one day
-            replace(request, model=card.name),
-            plan.prompt,
+            # the alias a person typed may mean another model one day; the seed alone gives the picture again
+            replace(request, model=card.name, seed=painting.seed, verify=0),
+            painting.prompt,
             request.steps or self._painter.default_steps(card.folder),
             result,
             model_sha256=_model_hash(self._painter, self._settings.weights_dir, card),
-            warnings=tuple(dict.fromkeys((*plan.warnings, *result.warnings))),
+            warnings=tuple(dict.fromkeys((*plan.warnings, *result.warnings, *_remarks(search, judgement)))),
             unknown_words=plan.unknown_words,
         )
-        seconds = {**recipe.seconds, "load": load_seconds + recipe.seconds.get("load", 0.0)}
-        return Painted(result.image, replace(recipe, seconds=seconds))
+        seconds = {**recipe.seconds, **painting.seconds}
+        seconds["load"] = load_seconds + recipe.seconds.get("load", 0.0)
+        return Painted(result.image, replace(recipe, seconds=seconds), search, judgement)
 
-    def _paint(self, model: Any, plan: Plan, news: News) -> PaintingResult:
-        request = plan.request
-        with memory_told(f"painting {request.size}", "Choose a smaller size."):
-            result = self._painter.paint(
-                model,
-                prompt=plan.prompt,
-                width=request.width,
-                height=request.height,
-                seed=request.seed,
-                steps=request.steps,
-                on_progress=news.report,
-                should_stop=news.should_stop,
-            )
-        if result.image.size != (request.width, request.height) or result.image.mode != "RGB":
-            raise RuntimeError(f"painter gave {result.image.mode} {result.image.size} for {request.size}")
-        return result
+    def judge(self, recipe: Recipe, picture: Image.Image) -> Judgement | None:
+        """What a finished picture says about its prompt; None when nothing can be told."""
+        card = self._registry.card(recipe.request.model)
+        if self._verifier.problem(card, recipe.prompt):
+            return None
+        return self._verifier.judge(recipe.prompt, picture)
+
+    def _with_search(self, request: ImageRequest, forecast: Forecast) -> Forecast:
+        """The forecast with all the small pictures that a search may paint."""
+        width, height = forecast.stages[0]
+        small = self.forecast(width, height, request.steps, request.model)
+        count = request.verify - 1 if len(forecast.stages) == 1 else request.verify
+        return replace(forecast, seconds=forecast.seconds + count * small.seconds)
 
     def _unknown_sentence(self, unknown: tuple[str, ...]) -> str:
         if not unknown:
             return ""
         return f"Not in Storybook's world: {', '.join(unknown)}; it knows: {self._painter.world_summary()}"
+
+
+class _Painting:
+    """One run of a checked request.
+
+    Attributes:
+        prompt, seed: What the result was painted with.
+        result: The picture, once painted.
+        seconds: Per phase, besides those of the result.
+    """
+
+    def __init__(self, painter: Painter, model: Any, plan: Plan, news: News) -> None:
+        self._painter, self._model, self._plan, self._news = painter, model, plan, news
+        self.prompt: str = plan.prompt
+        self.seed: int = plan.request.seed
+        self.seconds: dict[str, float] = {}
+        self.result: PaintingResult
+
+    def paint_whole(self, share: Share | None = None) -> PaintingResult:
+        """The picture at the size that was asked for; `share` is its part of the job."""
+        request = self._plan.request
+        self.result = self._paint((request.width, request.height), share)
+        return self.result
+
+    def search(self, verifier: Verifier) -> Search:
+        """Look for a seed at the size of the first stage, then paint the picture from it.
+
+        Raises:
+            PaintingStopped: somebody asked to stop.
+        """
+        request, news = self._plan.request, self._news
+        stages = self._plan.forecast.stages
+        small, is_whole = stages[0], len(stages) == 1
+        # an attempt is about one stage's work of the large picture's: the bar need not be finer than that
+        share = 1.0 / (request.verify + (0 if is_whole else 4 * (len(stages) - 1)))
+        painted: dict[tuple[str, int], PaintingResult] = {}
+        began = time.monotonic()
+
+        def paint(prompt: str, seed: int) -> Image.Image:
+            self.prompt, self.seed = prompt, seed
+            number = len(painted)
+            found = self._paint(small, Share(number * share, share), (number + 1, request.verify))
+            painted[prompt, seed] = found
+            return found.image
+
+        seeds = [(request.seed + number) % (MAX_SEED + 1) for number in range(request.verify)]
+        search = verifier.search(self._plan.prompt, paint, seeds, news)
+        best = search.attempts[search.best]
+        self.prompt, self.seed = best.prompt, best.seed
+        self.seconds["verify"] = time.monotonic() - began
+        if is_whole:
+            self.result = painted[best.prompt, best.seed]
+        else:
+            self.paint_whole(Share(request.verify * share, 1.0 - request.verify * share))
+        return search
+
+    def _paint(
+        self, size: tuple[int, int], share: Share | None, attempt: tuple[int, int] | None = None
+    ) -> PaintingResult:
+        width, height = size
+        request, news = self._plan.request, self._news
+        with memory_told(f"painting {width}x{height}", "Choose a smaller size."):
+            result = self._painter.paint(
+                self._model,
+                prompt=self.prompt,
+                width=width,
+                height=height,
+                seed=self.seed,
+                steps=request.steps,
+                on_progress=share.scaled(news, attempt) if share else news.report,
+                should_stop=news.should_stop,
+            )
+        if result.image.size != (width, height) or result.image.mode != "RGB":
+            raise RuntimeError(f"painter gave {result.image.mode} {result.image.size} for {width}x{height}")
+        return result
+
+
+def _remarks(search: Search | None, judgement: Judgement | None) -> list[str]:
+    """What a person should know about a verified picture."""
+    if search is None or judgement is None:
+        return []
+    remarks = []
+    if search.rephrased:
+        remarks.append(f"Painted in other words, since objects were missing: {search.rephrased}")
+    if not any(attempt.judgement.passed for attempt in search.attempts):
+        count = len(search.attempts)
+        several = f"None of {count} pictures shows" if count > 1 else "This picture does not show"
+        remarks.append(f"{several} everything that the prompt says; this is the best one.")
+    elif not judgement.passed:
+        remarks.append("The small picture it grew from showed everything that the prompt says; it does not.")
+    return remarks
 
 
 class PictureCraft:

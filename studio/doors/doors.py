@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from studio.doors.judging import PipelineJudge
+from studio.doors.reading import PipelineReader
 from studio.doors.seeing import PipelineLooker
+from studio.judging import Judge
+from studio.reading import Reader
 from studio.seeing import Looker
 
 
@@ -14,6 +18,10 @@ class Doors:
 
     Args:
         looker: Looks at pictures.
+        reader: Reads what prompts say about space.
+        judge: Holds pictures against prompts.
     """
 
     looker: Looker = field(default_factory=PipelineLooker)
+    reader: Reader = field(default_factory=PipelineReader)
+    judge: Judge = field(default_factory=PipelineJudge)

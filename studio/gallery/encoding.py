@@ -98,6 +98,13 @@ def write_thumbnail(image: Image.Image, file: BinaryIO) -> None:
     thumbnail(image).save(file, "WEBP", quality=82, method=2)
 
 
+def thumbnail_bytes(image: Image.Image) -> bytes:
+    """The small WebP copy."""
+    buffer = io.BytesIO()
+    write_thumbnail(image, buffer)
+    return buffer.getvalue()
+
+
 def needs_zoom(width: int, height: int) -> bool:
     """Whether a picture of this size gets a copy for the deep-zoom viewer."""
     return max(width, height) > ZOOM_FROM_PX

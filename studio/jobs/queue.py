@@ -14,6 +14,7 @@ from studio.errors import StudioError
 from studio.gallery.encoding import write_picture
 from studio.gallery.files import storage_error
 from studio.gallery.gallery import Gallery
+from studio.gallery.results import Results
 from studio.jobs.folder_lock import FolderLock
 from studio.jobs.identifiers import is_identifier
 from studio.jobs.progress import Progress
@@ -36,17 +37,18 @@ class JobQueue:
 
     Args:
         settings: Data folder and queue limit.
-        make_crafts: Gives the crafts, one per kind of request, that work with this gallery.
+        make_crafts: Gives the crafts, one per kind of request, that work with this gallery and these results.
     Raises:
         StudioError: "in_use" or "unwritable" data folder.
     """
 
-    def __init__(self, settings: Settings, make_crafts: Callable[[Gallery], Crafts]) -> None:
+    def __init__(self, settings: Settings, make_crafts: Callable[[Gallery, Results], Crafts]) -> None:
         self._settings = settings
         self._folder_lock = FolderLock(settings.data_dir)
         try:
             self.gallery = Gallery(settings.data_dir)
-            self._crafts = make_crafts(self.gallery)
+            self.results = Results(settings.data_dir)
+            self._crafts = make_crafts(self.gallery, self.results)
             self._records = JobRecords(settings.data_dir / "jobs.sqlite3")
             self._sort_out()
         except OSError as error:
@@ -55,7 +57,7 @@ class JobQueue:
         except BaseException:
             self._folder_lock.release()
             raise
-        self._worker = Worker(self._records, self._crafts, self.gallery)
+        self._worker = Worker(self._records, self._crafts, self.gallery, self.results)
 
     def submit(self, request: Request, owner: str) -> str:
         """See `Studio.submit`."""
@@ -94,6 +96,7 @@ class JobQueue:
         record = self._find(job_id)
         if not self._records.forget(job_id):
             raise StudioError("conflict", f"This job is {record.state}.", "Cancel it first.")
+        self.results.remove(job_id)
 
     def cancel(self, job_id: str) -> bool:
         """See `Studio.cancel`."""
@@ -153,6 +156,7 @@ class JobQueue:
             error = StudioError("interrupted", "The studio stopped while this was painting.", "Press retry.")
             self._records.finish(record.id, outcome or Outcome("interrupted", error=error))
         self._records.prune()
+        self.results.tidy(self._records.identifiers())
 
     def _find(self, job_id: str) -> JobRecord:
         record = self._records.get(job_id) if is_identifier(job_id) else None

@@ -247,6 +247,10 @@ class JobRecords:
             found.append((sum(seconds.values()) - seconds.get("load", 0.0)) / row["forecast"])
         return found
 
+    def identifiers(self) -> set[str]:
+        """Identifiers of all jobs."""
+        return {row[0] for row in self._database.rows("SELECT id FROM jobs")}
+
     def prune(self) -> None:
         """Forget all but the newest 2000 finished jobs."""
         with self._database.transaction() as connection:

@@ -10,7 +10,8 @@ from collections import OrderedDict
 from studio.crafts.craft import Crafts, News, Product
 from studio.errors import StudioError
 from studio.gallery.files import NotPublished
-from studio.gallery.gallery import Gallery
+from studio.gallery.gallery import Gallery, void
+from studio.gallery.results import Results
 from studio.jobs.progress import Progress
 from studio.jobs.records import JobRecord, JobRecords, Outcome
 from studio.painter import PaintingStopped
@@ -27,10 +28,12 @@ class Worker:
         records: Where jobs come from and outcomes go.
         crafts: Do the work, one per kind of request.
         gallery: Knows how much room is left.
+        results: Takes the small files of jobs.
     """
 
-    def __init__(self, records: JobRecords, crafts: Crafts, gallery: Gallery) -> None:
+    def __init__(self, records: JobRecords, crafts: Crafts, gallery: Gallery, results: Results) -> None:
         self._records = records
+        self._results = results
         self._crafts = crafts
         self._gallery = gallery
         self.lock = threading.Condition(threading.RLock())
@@ -132,8 +135,12 @@ class Worker:
             should_stop=lambda: self._should_stop(progress),
             loading=lambda _: progress.enter("load"),
             show=progress.show,
+            keep=lambda name, data: self._keep(record.id, name, data),
         )
         return craft.make(record, craft.check(record.request), news)
+
+    def _keep(self, job_id: str, name: str, data: bytes) -> None:
+        self._results.write(job_id, name, lambda file: void(file.write(data)))
 
     def _save(self, record: JobRecord, product: Product, progress: Progress) -> None:
         progress.enter("save")

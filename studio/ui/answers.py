@@ -102,10 +102,19 @@ def picture_json(studio: Studio, picture: Picture) -> dict[str, Any]:
         "warnings": recipe.warnings,
         "unknown_words": recipe.unknown_words,
         "file_bytes": picture.path.stat().st_size if picture.path.is_file() else 0,
+        "search": _search(studio, picture),
         "can_be_seen": card is not None and card.embedded and studio.registry.has("eyes"),
         "python": as_python(recipe, card),
         "shell": as_shell(recipe),
     }
+
+
+def _search(studio: Studio, picture: Picture) -> dict[str, Any]:
+    """The search a verified picture came from, as long as its job is known; {} for others."""
+    try:
+        return studio.watch(picture.id).result
+    except StudioError:
+        return {}
 
 
 def _memory(studio: Studio, recipe: Recipe) -> int:

@@ -32,8 +32,8 @@ class Fields:
     """The form as it stands, straight from the page: nothing in it is trusted.
 
     Args:
-        prompt, width, height, seed, style, steps, model: As `ImageRequest`; numbers may arrive as floats, the
-            style may be `NO_STYLE`.
+        prompt, width, height, seed, style, steps, model, verify: As `ImageRequest`; numbers may arrive as
+            floats, the style may be `NO_STYLE`.
     """
 
     prompt: Any
@@ -43,6 +43,7 @@ class Fields:
     style: Any = NO_STYLE
     steps: Any = None
     model: Any = DEFAULT_MODEL
+    verify: Any = 0
 
     def request(self) -> ImageRequest:
         """The request these fields make.
@@ -58,6 +59,7 @@ class Fields:
             steps=None if self.steps is None else whole("steps", self.steps),
             model=self.model,
             style=None if self.style in (None, "", NO_STYLE) else self.style,
+            verify=whole("verify", self.verify),
         )
 
 
@@ -149,6 +151,27 @@ def prompt_html(studio: Studio, prompt: Any, style: Any, model: Any) -> str:
     elif painted != text:
         notes.append(note_html(f"Painted as: {painted}", "good"))
     return "".join(notes)
+
+
+def reading_of(studio: Studio, prompt: Any, width: Any, height: Any) -> dict[str, Any]:
+    """What the prompt says about space, for the panel below it; {} while there is nothing to read."""
+    try:
+        text = clean_prompt(prompt, studio.settings.max_prompt_chars)
+        aspect = whole("width", width) / whole("height", height)
+    except (StudioError, TypeError, ZeroDivisionError):
+        # what is wrong with prompt or size is said elsewhere
+        return {}
+    aspect = min(8.0, max(0.125, aspect))
+    return {"reading": studio.reader.read(text, aspect).to_json(), "aspect": aspect}
+
+
+def has_relations(studio: Studio, prompt: Any) -> bool:
+    """Whether a prompt says something about space."""
+    try:
+        text = clean_prompt(prompt, studio.settings.max_prompt_chars)
+    except StudioError:
+        return False
+    return bool(studio.reader.read(text, 1.0).relations)
 
 
 def _unknown_html(words: tuple[str, ...], world: str) -> str:

@@ -86,6 +86,20 @@ class CreateForm:
             elem_id="t-prompt",
         )
         self.said = gr.HTML(elem_id="t-said", js_on_load=None, apply_default_css=False)
+        self.space = gr.HTML(
+            elem_id="t-space",
+            html_template="<div></div>",
+            apply_default_css=False,
+            js_on_load=on_load("mountRelations", "props, watch"),
+        )
+        self.verify = gr.Radio(
+            [("Off", 0), ("2 tries", 2), ("4 tries", 4), ("8 tries", 8)],
+            value=0,
+            label="Verify: paint small until one is right",
+            visible=self._studio.registry.has("eyes"),
+            elem_id="t-verify",
+            elem_classes="t-segments",
+        )
         buttons = "".join(
             f'<button type="button" data-example>{escape(text)}</button>' for text in create.EXAMPLES[1:]
         )

@@ -56,6 +56,7 @@ class CreateTab:
             self._say_forecast, [form.width, form.height, form.steps, form.model], form.forecast, **_QUIET
         )
         page.load(self._say_prompt, [form.prompt, form.style, form.model], form.said, **_QUIET)
+        page.load(self._read_prompt, [form.prompt, form.width, form.height], form.space, **_QUIET)
         page.load(create.new_seed, None, form.seed, **_QUIET)
         page.load(lambda last: {"last": last}, self._last_job, self._easel, **_QUIET)
 
@@ -75,11 +76,15 @@ class CreateTab:
         )
         gr.on([item.change for item in cost], self._say_forecast, cost, form.forecast, **_LATEST)
         gr.on([item.change for item in words], self._say_prompt, words, form.said, **_LATEST)
+        shape = [form.prompt, *size]
+        gr.on([item.change for item in shape], self._read_prompt, shape, form.space, **_LATEST)
         form.model.input(form.default_steps, form.model, form.steps, **_QUIET)
         form.dice.click(create.new_seed, None, form.seed, **_QUIET)
         # whoever types a seed wants it kept
         form.seed.input(lambda: True, None, form.keep, **_QUIET)
-        form.generate.click(self._submit, [*form.fields, form.keep], [*started, form.seed], **_SUBMIT)
+        form.generate.click(
+            self._submit, [*form.fields, form.keep, form.verify], [*started, form.seed], **_SUBMIT
+        )
         form.cancel.click(None, js=on_click("cancel"), **_QUIET)
         form.drop.upload(self._restore_file, form.drop, [*form.fillable, form.dropped], **_QUIET)
         self._easel.restore(self._restore_picture, None, form.fillable, **_QUIET)
@@ -91,6 +96,9 @@ class CreateTab:
     def _say_prompt(self, prompt: Any, style: Any, model: Any) -> str:
         return told(lambda: create.prompt_html(self._studio, prompt, style, model))
 
+    def _read_prompt(self, prompt: Any, width: Any, height: Any) -> dict[str, Any]:
+        return told(lambda: create.reading_of(self._studio, prompt, width, height))
+
     def _submit(
         self,
         prompt: Any,
@@ -101,11 +109,14 @@ class CreateTab:
         steps: Any,
         model: Any,
         keep: Any,
+        verify: Any = 0,
         asked: gr.Request | None = None,
     ) -> tuple[dict[str, str], str, Any]:
         """Submit; what the easel then follows, what the browser remembers, and the seed that is used."""
         chosen = seed if keep else create.new_seed()
-        fields = Fields(prompt, width, height, chosen, style, steps, model)
+        # the choice is not shown while the prompt says nothing about space
+        budget = verify if told(lambda: create.has_relations(self._studio, prompt)) else 0
+        fields = Fields(prompt, width, height, chosen, style, steps, model, budget)
         job_id = told(lambda: self._visit(asked).submit(fields.request()))
         return {"follow": job_id}, job_id, chosen
 

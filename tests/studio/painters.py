@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from studio.judging import Attempt, Judgement, RelationVerdict, Search
 from studio.painter import PaintingStopped
 from studio.seeing import Seen, SeenObject, SeenRelation
 
@@ -216,6 +217,47 @@ class FixedLooker:
         house = SeenObject("house", "blue", "striped", (0.55, 0.3, 0.95, 0.8), 0.8)
         relations = (SeenRelation(0, "left of", 1),)
         return [Seen("meadow", 0.99, (cat, house), relations) for _ in pictures]
+
+
+@dataclass
+class SeedJudge:
+    """Holds pictures for right whose seed is one of `good`; knows the seed from the painter."""
+
+    painter: DrawingPainter
+    good: set[int] = field(default_factory=set)
+    refusal: str = ""
+
+    def problem(self, prompt: str) -> str:
+        return self.refusal
+
+    def judge(self, eyes: Any, prompt: str, picture: Image.Image) -> Judgement:
+        passed = self.painter.painted[-1][1] in self.good
+        margin, reason = (0.4, "") if passed else (None, "no")
+        relation = RelationVerdict("red ball left of blue ball", passed, margin, reason)
+        boxes = {0: (0.1, 0.2, 0.3, 0.4)}
+        score = 0.9 if passed else 0.1
+        return Judgement((relation,), ("red ball", "blue ball"), boxes, (), (), passed, score)
+
+    def search(
+        self,
+        eyes: Any,
+        prompt: str,
+        paint: Callable[[str, int], Image.Image],
+        seeds: Sequence[int],
+        on_attempt: Callable[[Attempt], None],
+        should_stop: Callable[[], bool],
+    ) -> Search:
+        attempts: list[Attempt] = []
+        for seed in seeds:
+            if should_stop():
+                return Search(tuple(attempts), 0, "", True)
+            picture = paint(prompt, seed)
+            attempts.append(Attempt(seed, prompt, picture, self.judge(eyes, prompt, picture)))
+            on_attempt(attempts[-1])
+            if attempts[-1].judgement.passed:
+                break
+        best = max(range(len(attempts)), key=lambda place: attempts[place].judgement.score)
+        return Search(tuple(attempts), best, "", False)
 
 
 CLASSES = {"storybook-eyes": "StorybookEyes"}

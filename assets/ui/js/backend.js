@@ -29,6 +29,11 @@ async function ask(path, options = {}) {
 }
 
 const post = { method: "POST" };
+const posting = (body) => ({
+  method: "POST",
+  headers: { "content-type": "application/json" },
+  body: JSON.stringify(body),
+});
 
 export const watchJob = (id) => ask(`jobs/${encodeURIComponent(id)}`);
 export const cancelJob = (id) => ask(`jobs/${encodeURIComponent(id)}/cancel`, post);
@@ -36,8 +41,12 @@ export const retryJob = (id) => ask(`jobs/${encodeURIComponent(id)}/retry`, post
 export const forgetJob = (id) => ask(`jobs/${encodeURIComponent(id)}/forget`, post);
 export const deletePicture = (id) => ask(`pictures/${encodeURIComponent(id)}/delete`, post);
 export const restorePicture = (id) => ask(`pictures/${encodeURIComponent(id)}/restore`, post);
+/** A prompt whose relations were changed by hand: {prompt}. */
+export const changePrompt = (change) => ask("relations", posting(change));
 /** What the eyes see in a picture: {place, objects, relations}. */
 export const readSeen = (id) => ask(`pictures/${encodeURIComponent(id)}/seen`);
+/** Whether a picture shows what its prompt says; {} when nothing can be told. */
+export const readJudgement = (id) => ask(`pictures/${encodeURIComponent(id)}/judgement`);
 /** The picture that an earlier stage was, painted when it was not kept: {job}. */
 export const askForStage = (id, index) => ask(`pictures/${encodeURIComponent(id)}/stages/${index}`, post);
 export const readPicture = (id) => ask(`pictures/${encodeURIComponent(id)}`);

@@ -4,7 +4,7 @@ import { address } from "./backend.js";
 import { h, icon, ICONS } from "./dom.js";
 import { bytes, duration, size } from "./words.js";
 
-const PHASE_NAMES = { load: "Load model", encode: "Read prompt", paint: "Paint", decode: "Develop", save: "Save" };
+const PHASE_NAMES = { load: "Load model", verify: "Verify", encode: "Read prompt", paint: "Paint", decode: "Develop", save: "Save" };
 
 /**
  * The block under a picture. Its buttons call `act`: restore(), again(), remove(), see(on) and compare(index or

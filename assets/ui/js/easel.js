@@ -4,6 +4,7 @@ import {
   address,
   cancelJob,
   deletePicture,
+  readJudgement,
   readOverview,
   readPicture,
   restorePicture,
@@ -16,6 +17,7 @@ import { Exhibit } from "./exhibit.js";
 import { drawMosaic } from "./mosaic.js";
 import { makeProgress } from "./progress.js";
 import { makeStrip } from "./strip.js";
+import { boxesOf, makeAttempts, makeBadges } from "./verdict.js";
 import { size } from "./words.js";
 
 const POLL_MS = 400;
@@ -107,7 +109,7 @@ export class Easel {
   async follow(id) {
     const turn = this.begin("job", id, "running");
     remember(id);
-    const view = { progress: makeProgress(), preview: 0, hung: false };
+    const view = { progress: makeProgress(), preview: 0, hung: false, tried: 0 };
     while (turn === this.turn) {
       const answer = await this.askForJob(id);
       if (turn !== this.turn) return;
@@ -144,6 +146,13 @@ export class Easel {
       view.hung = true;
     }
     view.progress.update(job);
+    const tried = job.result.attempts?.length || 0;
+    if (tried > view.tried) {
+      view.tried = tried;
+      view.tries?.remove();
+      view.tries = makeAttempts(job.id, job.result, null);
+      this.under.append(view.tries);
+    }
     if (job.preview_number > view.preview) {
       view.preview = job.preview_number;
       this.hangPreview(job, view, turn);
@@ -241,6 +250,16 @@ export class Easel {
     this.refreshStrip();
     if (isNew) this.announcer.textContent = `Finished: ${picture.request.prompt}`;
     await this.exhibit.hang();
+    if (picture.can_be_seen) this.judge(picture, turn);
+  }
+
+  /** Say under the picture what it shows of its prompt. */
+  async judge(picture, turn) {
+    const judgement = await readJudgement(picture.id).catch(() => ({}));
+    if (turn !== this.turn || !judgement.relations) return;
+    const badges = makeBadges(judgement, (on) => this.exhibit.mark(on ? boxesOf(judgement) : []));
+    const tries = picture.search.attempts ? makeAttempts(picture.id, picture.search) : null;
+    this.under.querySelector(".t-facts").after(...[badges, tries].filter(Boolean));
   }
 
   /** Move a picture to the trash; it can be taken out again at once. */

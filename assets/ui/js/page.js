@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { Easel } from "./easel.js";
+import { makeRelations } from "./relations.js";
 import { mountRooms, offerRooms } from "./rooms.js";
 
 const THEME_KEY = "tessera.theme";
@@ -46,8 +47,18 @@ export function mountHeader(element) {
 export function mountExamples(element) {
   element.addEventListener("click", (event) => {
     const chosen = event.target.closest("[data-example]");
-    if (chosen) writePrompt(chosen.textContent);
+    if (!chosen) return;
+    writePrompt(chosen.textContent);
+    byId("t-prompt").querySelector("textarea").focus();
   });
+}
+
+/** Called by the gr.HTML under the prompt; its value is {reading, aspect}. */
+export function mountRelations(element, door) {
+  const relations = makeRelations(element, writePrompt);
+  const take = () => relations.show(door.props.value?.reading || null, door.props.value?.aspect || 1);
+  door.watch("value", take);
+  take();
 }
 
 /** Called by the forecast's gr.HTML whenever the form's size changed. */
@@ -91,7 +102,6 @@ function writePrompt(text) {
   const box = byId("t-prompt").querySelector("textarea");
   box.value = text;
   box.dispatchEvent(new Event("input", { bubbles: true }));
-  box.focus();
 }
 
 function listenToKeys() {

@@ -8,9 +8,10 @@ const STONES = 40;
 /** The phases of a job in order, with the one it is in: [{label, at: "past" | "now" | "next"}]. */
 export function phasesOf(job) {
   const stages = job.plan.length ? job.plan : [[job.request.width, job.request.height]];
-  const labels = ["Read prompt", ...stages.map(([width, height]) => size(width, height)), "Develop", "Save"];
+  const verifies = job.request.verify > 0;
+  const labels = [verifies ? "Verify" : "Read prompt", ...stages.map(([width, height]) => size(width, height)), "Develop", "Save"];
   const paints = stages.length;
-  const now = { load: 0, encode: 0, paint: Math.min(Math.max(job.stage, 1), paints), decode: paints + 1, save: paints + 2 };
+  const now = { load: 0, encode: 0, verify: 0, paint: Math.min(Math.max(job.stage, 1), paints), decode: paints + 1, save: paints + 2 };
   const index = job.state === "running" ? (now[job.phase] ?? 0) : -1;
   return labels.map((label, place) => ({ label, at: place < index ? "past" : place === index ? "now" : "next" }));
 }

@@ -10,13 +10,15 @@ import pytest
 
 from studio.crafts.craft import duration
 from studio.crafts.pictures import PictureMaker
+from studio.crafts.verifying import Verifier
 from studio.doors.painting import PipelinePainter
 from studio.errors import StudioError
 from studio.painter import PaintingStopped
 from studio.registry import Registry
 from studio.requests import ImageRequest
+from studio.seeing import Eyes
 from studio.settings import Settings
-from tests.studio.painters import DrawingPainter, Result, draw
+from tests.studio.painters import DrawingPainter, FixedLooker, Result, SeedJudge, draw
 
 
 class Door(ModuleType):
@@ -67,7 +69,9 @@ def test_without_a_manifest_there_are_no_embedded_models(tmp_path: Path) -> None
 
 
 def maker_of(settings: Settings, painter: DrawingPainter) -> PictureMaker:
-    return PictureMaker(settings, Registry(settings, painter), painter)
+    registry = Registry(settings, painter)
+    verifier = Verifier(registry, Eyes(registry, FixedLooker()), SeedJudge(painter))
+    return PictureMaker(settings, registry, painter, verifier)
 
 
 def test_limits_of_this_installation_come_on_top(settings: Settings) -> None:
