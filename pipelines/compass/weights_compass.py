@@ -104,12 +104,22 @@ def _keys(file: Path) -> list[str]:
         raise ValueError(f"{file} can't be read as safetensors ({error})") from None
 
 
-def read_adapter(source: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """An adapter in diffusers' keys, and its alphas where the layout has some."""
+def read_adapter(
+    source: str | dict[str, Tensor], kind: str
+) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """An adapter in diffusers' keys, and its alphas where the layout has some.
+
+    Args:
+        source: safetensors file, repository id, or the tensors themselves. kind: see `weights_kind`.
+    """
     from diffusers.loaders import FluxLoraLoaderMixin, StableDiffusionLoraLoaderMixin
     from safetensors.torch import load_file
 
-    state: Any = load_file(source) if Path(source).is_file() else source
+    state: Any = source
+    if isinstance(source, dict):
+        state = dict(source)  # diffusers takes keys out of it
+    elif Path(source).is_file():
+        state = load_file(source)
     if kind == "unet-lora":
         return StableDiffusionLoraLoaderMixin.lora_state_dict(state)
     return FluxLoraLoaderMixin.lora_state_dict(state, return_alphas=True)

@@ -38,8 +38,8 @@ OUTER = {
 }
 
 
-def build(config: dict[str, Any], state: dict[str, torch.Tensor]) -> Any:
-    """A `FluxTransformer2DModel` of the recorded config with the recorded weights."""
+def build(config: dict[str, Any], state: dict[str, torch.Tensor], whole: bool = True) -> Any:
+    """A `FluxTransformer2DModel` of the recorded config and weights; `whole=False`: those of some blocks."""
     from diffusers import FluxTransformer2DModel
 
     width = config["hidden_size"]
@@ -56,7 +56,7 @@ def build(config: dict[str, Any], state: dict[str, torch.Tensor]) -> Any:
         guidance_embeds=config["guidance_embed"],
         axes_dims_rope=tuple(config["axes_dim"]),
     )
-    model.load_state_dict(convert(state, width))
+    model.load_state_dict(convert(state, width), strict=whole)
     return model.eval()
 
 
