@@ -34,6 +34,12 @@ def build_parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="say what the eyes see in pictures, as JSON")
     score.add_argument("files", nargs="+", metavar="FILE", help="pictures (.png, .jpg, .webp)")
     score.set_defaults(run=_lazy("studio.commands.score", "score"))
+    _add_scop(commands)
+    kernels = commands.add_parser("kernels", help="test the attention kernels")
+    actions = kernels.add_subparsers(title="actions", required=True, metavar="ACTION")
+    selftest = actions.add_parser("selftest", help="which back ends run here, how exact, how fast")
+    selftest.add_argument("--json", action="store_true", help="print one JSON object")
+    selftest.set_defaults(run=_lazy("studio.commands.kernels", "selftest"))
     doctor = commands.add_parser("doctor", help="report versions, device, folders, port and models")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.set_defaults(run=_lazy("studio.doctor", "report"))
@@ -76,6 +82,20 @@ def _add_image(commands: argparse._SubParsersAction[_Parser]) -> None:
     image.add_argument("--out", required=True, metavar="FILE", help="where to write: .png, .jpg or .webp")
     image.add_argument("--json", action="store_true", help="print one JSON object")
     image.set_defaults(run=_lazy("studio.commands.painting", "image"))
+
+
+def _add_scop(commands: argparse._SubParsersAction[_Parser]) -> None:
+    scop = commands.add_parser("scop", help="mine pairs with a clear relation from COCO annotations")
+    scop.add_argument("--annotations", required=True, metavar="FILE", help="COCO instances file, zip, folder")
+    scop.add_argument("--images", metavar="DIR", help="folder or zip of the pictures")
+    scop.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    scop.add_argument("--split", default="train2017", metavar="NAME", help="part of COCO (train2017)")
+    scop.add_argument("--profile", choices=("official", "strict"), default="official", help="rules to go by")
+    scop.add_argument("--keep", choices=("link", "copy", "none"), default="link", help="of pictures")
+    scop.add_argument("--mirror", action="store_true", help="also write mirror images (strict profile)")
+    scop.add_argument("--skip-invalid", action="store_true", help="leave bad annotations out, do not refuse")
+    scop.add_argument("--json", action="store_true", help="print one JSON object")
+    scop.set_defaults(run=_lazy("studio.commands.scop", "scop"))
 
 
 def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:

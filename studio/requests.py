@@ -26,7 +26,7 @@ DEFAULT_MODEL = "storybook"
 MAX_SCORED = 1000
 
 
-Kind = Literal["picture", "tokens", "video"]
+Kind = Literal["picture", "tokens", "video", "selftest"]
 
 
 class Request:
@@ -136,6 +136,29 @@ class ImageRequest(Request):
 
 
 @dataclass(frozen=True)
+class SelftestRequest(Request):
+    """The self-test of the attention kernels; it needs no model."""
+
+    kind: ClassVar[Kind] = "selftest"
+
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        if self.model:
+            raise StudioError("bad_input", f"model: given {shown(self.model)}, allowed none.")
+
+    @property
+    def title(self) -> str:
+        """What lists call it."""
+        return "self-test of the kernels"
+
+    @property
+    def amount(self) -> int:
+        """It is always the same."""
+        return 1
+
+
+@dataclass(frozen=True)
 class ScoreRequest:
     """Pictures to look at; answered at once, without the queue.
 
@@ -152,4 +175,4 @@ class ScoreRequest:
             raise StudioError("bad_input", f"files: given {len(self.files)}, allowed 1 to {MAX_SCORED}.")
 
 
-REQUESTS: dict[str, type[Request]] = {request.kind: request for request in (ImageRequest,)}
+REQUESTS: dict[str, type[Request]] = {request.kind: request for request in (ImageRequest, SelftestRequest)}

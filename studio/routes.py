@@ -3,6 +3,7 @@
 Answers are JSON unless said otherwise; a refusal is `{"error": sentence}` with a 4xx or 5xx status:
     GET  /healthz
     POST /studio/images                    an `ImageRequest` as JSON -> 202 {"job": id}
+    POST /studio/jobs                      {"kind", "request"} -> 202 {"job": id}; GET lists (kind=, mine=)
     POST /studio/relations                 {"prompt", and a change of its relations} -> {"prompt": text}
     GET  /studio/forecast?width=&height=   seconds, bytes and stages of a picture (also: steps, model)
     GET  /studio/overview?mine=ID,ID       state of the studio, jobs under way, newest pictures
@@ -35,7 +36,7 @@ from studio.errors import StudioError
 from studio.gallery.gallery import slug
 from studio.gallery.results import MEDIA_TYPES
 from studio.reading import changed_prompt
-from studio.requests import DEFAULT_MODEL, ImageRequest
+from studio.requests import DEFAULT_MODEL, REQUESTS, ImageRequest
 from studio.settings import REPOSITORY
 from studio.studio import Studio
 from studio.ui.answers import forecast_json, job_json, overview_json, picture_json
@@ -44,10 +45,12 @@ from studio.ui.visitors import visit_of
 from studio.visit import Visit
 
 _FOREVER = {"cache-control": "private, max-age=31536000, immutable"}
+_LISTED = 60
 _NEVER = {"cache-control": "no-store"}
 
 Handler = Callable[[Request], Awaitable[Response]]
 Answer = Callable[[Visit, Request], Response]
+Take = Callable[[Visit, Any], Response]
 
 
 def routes(studio: Studio) -> list[BaseRoute]:
@@ -56,6 +59,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         ("GET", "/healthz", _health),
         ("GET", "/studio/forecast", _forecast),
         ("GET", "/studio/overview", _overview),
+        ("GET", "/studio/jobs", _jobs),
         ("GET", "/studio/jobs/{id}", _job),
         ("GET", "/studio/jobs/{id}/preview", _preview),
         ("GET", "/studio/jobs/{id}/unsaved.png", _unsaved),
@@ -76,7 +80,12 @@ def routes(studio: Studio) -> list[BaseRoute]:
     made: list[BaseRoute] = [
         Route(path, _answering(studio, handle), methods=[method]) for method, path, handle in table
     ]
-    for path, take in (("/studio/images", _submit), ("/studio/relations", _change)):
+    taking: list[tuple[str, Take]] = [
+        ("/studio/images", _submit),
+        ("/studio/jobs", _submit_any),
+        ("/studio/relations", _change),
+    ]
+    for path, take in taking:
         made.append(Route(path, _taking(studio, take), methods=["POST"]))
     made.append(Mount("/studio/assets", _Assets(directory=REPOSITORY / "assets" / "ui")))
     return made
@@ -105,7 +114,7 @@ def _answering(studio: Studio, handle: Answer) -> Handler:
     return route
 
 
-def _taking(studio: Studio, take: Callable[[Visit, Any], Response]) -> Handler:
+def _taking(studio: Studio, take: Take) -> Handler:
     """A route whose body is JSON."""
 
     async def route(request: Request) -> Response:
@@ -123,6 +132,14 @@ def _taking(studio: Studio, take: Callable[[Visit, Any], Response]) -> Handler:
 
 def _submit(visit: Visit, data: Any) -> Response:
     return JSONResponse({"job": visit.submit(ImageRequest.from_json(data))}, 202, _NEVER)
+
+
+def _submit_any(visit: Visit, data: Any) -> Response:
+    if not isinstance(data, Mapping) or data.get("kind") not in REQUESTS:
+        kind = data.get("kind") if isinstance(data, Mapping) else data
+        raise StudioError("bad_input", f"kind: given {shown(kind)}, allowed {', '.join(REQUESTS)}.")
+    request = REQUESTS[data["kind"]].from_json(data.get("request", {}))
+    return JSONResponse({"job": visit.submit(request)}, 202, _NEVER)
 
 
 def _change(visit: Visit, data: Any) -> Response:
@@ -152,6 +169,15 @@ def _forecast(visit: Visit, request: Request) -> Response:
 def _overview(visit: Visit, request: Request) -> Response:
     mine = request.query_params.get("mine", "").split(",")
     return JSONResponse(overview_json(visit, mine), headers=_NEVER)
+
+
+def _jobs(visit: Visit, request: Request) -> Response:
+    kind = request.query_params.get("kind", "picture")
+    if kind not in REQUESTS:
+        raise StudioError("bad_input", f"kind: given {shown(kind)}, allowed {', '.join(REQUESTS)}.")
+    mine = request.query_params.get("mine", "").split(",")
+    jobs = visit.jobs(_LISTED, mine[:_LISTED], REQUESTS[kind].kind)
+    return JSONResponse({"jobs": [job_json(visit.studio, job) for job in jobs]}, headers=_NEVER)
 
 
 def _job(visit: Visit, request: Request) -> Response:

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from studio.crafts.craft import Craft, Forecast
 from studio.crafts.pictures import PictureCraft, PictureMaker
+from studio.crafts.selftests import SelftestCraft
 from studio.crafts.verifying import Verifier
 from studio.doors.doors import Doors
 from studio.doors.painting import PipelinePainter
@@ -45,7 +46,7 @@ class Studio:
         self.painter: Painter = painter if painter is not None else PipelinePainter()
         self.registry = Registry(settings, self.painter)
         self.styles: tuple[Style, ...] = load_styles(settings.presets_dir)
-        doors = doors or Doors()
+        self._doors = doors = doors or Doors()
         self.eyes = Eyes(self.registry, doors.looker)
         self.reader = doors.reader
         verifier = Verifier(self.registry, self.eyes, doors.judge)
@@ -55,7 +56,10 @@ class Studio:
         self.results: Results = self._queue.results
 
     def _crafts(self, gallery: Gallery, results: Results) -> dict[str, Craft]:
-        return {"picture": PictureCraft(self.pictures, gallery)}
+        return {
+            "picture": PictureCraft(self.pictures, gallery),
+            "selftest": SelftestCraft(self._doors.tester),
+        }
 
     def submit(self, request: Request, owner: str = "") -> str:
         """Put a request in the queue and return the job's identifier.

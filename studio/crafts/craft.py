@@ -47,9 +47,9 @@ class Plan:
     """A request that has passed every check.
 
     Args:
-        request: As asked.
+        request: As asked, with the name that the model's alias means.
         prompt: The text to paint, style words included.
-        card: The model.
+        card: The model, None when none is needed.
         forecast: Time and memory.
         unknown_words: Words the model does not know.
         warnings: Sentences the person should read.
@@ -57,7 +57,7 @@ class Plan:
 
     request: Any
     prompt: str
-    card: ModelCard
+    card: ModelCard | None
     forecast: Forecast
     unknown_words: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -95,11 +95,10 @@ def loaded(
         StudioError: the model can't be loaded.
     """
     began = time.monotonic()
-    ability = plan.card.ability
-    assert ability is not None
+    assert plan.card is not None and plan.card.ability is not None
     if not registry.is_loaded(plan.card.name):
         news.loading(plan.card.name)
-    card, model = registry.load(plan.card.name, ability, loader)
+    card, model = registry.load(plan.card.name, plan.card.ability, loader)
     if news.should_stop():
         raise PaintingStopped
     return card, model, time.monotonic() - began

@@ -118,7 +118,8 @@ class PictureMaker:
                 raise StudioError("bad_input", f"verify: {problem}")
         unknown = self.unknown_words(prompt, request.model)
         warnings = tuple(text for text in (remark, self._unknown_sentence(unknown)) if text)
-        return Plan(request, prompt, card, forecast, unknown, warnings)
+        # the alias a person typed may mean another model one day
+        return Plan(replace(request, model=card.name), prompt, card, forecast, unknown, warnings)
 
     def forecast(self, width: int, height: int, steps: int | None, model: str) -> Forecast:
         """Time and memory of a picture.
@@ -169,8 +170,8 @@ class PictureMaker:
             judgement = self._verifier.judge(plan.prompt, painting.result.image)
         result = painting.result if search else painting.paint_whole()
         recipe = make_recipe(
-            # the alias a person typed may mean another model one day; the seed alone gives the picture again
-            replace(request, model=card.name, seed=painting.seed, verify=0),
+            # the seed alone gives the picture again, without any search
+            replace(request, seed=painting.seed, verify=0),
             painting.prompt,
             request.steps or self._painter.default_steps(card.folder),
             result,

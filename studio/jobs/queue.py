@@ -62,10 +62,9 @@ class JobQueue:
     def submit(self, request: Request, owner: str) -> str:
         """See `Studio.submit`."""
         plan = self._crafts[request.kind].check(request)
-        pace = self.pace(request.kind, plan.card.name, request.amount)
+        pace = self.pace(request.kind, plan.request.model, request.amount)
         job = NewJob(
-            # the name that an alias means today
-            replace(request, model=plan.card.name),  # type: ignore[type-var]
+            plan.request,
             plan.prompt,
             plan.forecast.seconds * pace,
             plan.warnings,

@@ -43,7 +43,7 @@ def overview_json(visit: Visit, mine: list[str]) -> dict[str, Any]:
 
 def _rooms(studio: Studio) -> list[str]:
     """Rooms besides the first; one that needs a model is there only when the model is."""
-    return []
+    return ["kernels"]
 
 
 def _status(studio: Studio, is_busy: bool) -> dict[str, str]:

@@ -1,5 +1,7 @@
 // The studio's own routes: jobs to watch, pictures to show.
 
+import { mine } from "./mine.js";
+
 // this file is <root>/studio/assets/js/backend.js, whatever path a proxy puts in front
 const root = new URL("../../", import.meta.url);
 
@@ -35,6 +37,10 @@ const posting = (body) => ({
   body: JSON.stringify(body),
 });
 
+/** Ask for something of a kind ("selftest", "tokens", "video"): {job}. */
+export const submitJob = (kind, request) => ask("jobs", posting({ kind, request }));
+/** Newest jobs of a kind that this browser may see: {jobs}. */
+export const readJobs = (kind) => ask(`jobs?kind=${kind}&mine=${mine().map(encodeURIComponent).join(",")}`);
 export const watchJob = (id) => ask(`jobs/${encodeURIComponent(id)}`);
 export const cancelJob = (id) => ask(`jobs/${encodeURIComponent(id)}/cancel`, post);
 export const retryJob = (id) => ask(`jobs/${encodeURIComponent(id)}/retry`, post);
@@ -50,5 +56,5 @@ export const readJudgement = (id) => ask(`pictures/${encodeURIComponent(id)}/jud
 /** The picture that an earlier stage was, painted when it was not kept: {job}. */
 export const askForStage = (id, index) => ask(`pictures/${encodeURIComponent(id)}/stages/${index}`, post);
 export const readPicture = (id) => ask(`pictures/${encodeURIComponent(id)}`);
-/** Jobs and pictures for the strip; `mine` are the jobs this browser started. */
-export const readOverview = (mine) => ask(`overview?mine=${mine.map(encodeURIComponent).join(",")}`);
+/** Jobs and pictures for the strip. */
+export const readOverview = () => ask(`overview?mine=${mine().map(encodeURIComponent).join(",")}`);

@@ -14,6 +14,7 @@ import {
 import { makeCaption } from "./caption.js";
 import { h } from "./dom.js";
 import { Exhibit } from "./exhibit.js";
+import { remember } from "./mine.js";
 import { drawMosaic } from "./mosaic.js";
 import { makeProgress } from "./progress.js";
 import { makeStrip } from "./strip.js";
@@ -24,8 +25,6 @@ const POLL_MS = 400;
 const HIDDEN_POLL_MS = 2500;
 const OVERVIEW_MS = 2500;
 const TAB_KEY = "tessera.job";
-const MINE_KEY = "tessera.mine";
-const MINE_MOST = 60;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const note = (text, kind) => h("div", { class: "t-note", role: kind ? "alert" : "note", data: kind ? { kind } : {} }, text);
@@ -289,7 +288,7 @@ export class Easel {
 
   async refreshStrip() {
     try {
-      const overview = await readOverview(mine());
+      const overview = await readOverview();
       this.strip.update(overview, this.shown.id);
       this.status("ok", overview.status);
     } catch {
@@ -315,18 +314,4 @@ export class Easel {
     else if (own && job.state === "done") this.showPicture(job.image_id);
     else if (own) this.showStopped(job);
   }
-}
-
-/** Jobs this browser started; a public Space lists nobody else's. */
-function mine() {
-  try {
-    return JSON.parse(localStorage.getItem(MINE_KEY)) || [];
-  } catch {
-    return [];
-  }
-}
-
-function remember(id) {
-  const ids = [id, ...mine().filter((other) => other !== id)].slice(0, MINE_MOST);
-  localStorage.setItem(MINE_KEY, JSON.stringify(ids));
 }
