@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.samples is not None:
         config = replace(config, samples=options.samples)
     # a pipeline folder holds several models: the task knows which of them it goes on with
-    start = task.published(options.start_from) if options.start_from else None
+    start = task.starting_weights(options.start_from) if options.start_from else None
     Run(task, config, options.state, start).train(options.minutes)
 
 

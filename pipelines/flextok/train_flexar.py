@@ -107,7 +107,7 @@ class FlexARTask:
         )
         self.seed = seed
 
-    def published(self, folder: Path) -> dict[str, torch.Tensor]:
+    def starting_weights(self, folder: Path) -> dict[str, torch.Tensor]:
         """Weights to start from."""
         return load_weights(folder / "transformer")
 

@@ -130,7 +130,7 @@ class TokenizerTask:
         self.stream = FeatureStream(LatentStream(self.vae, cache, size, EASY, seed), seer, cache)
         self.seed, self.repa_weight, self.object_weight = seed, repa_weight, object_weight
 
-    def published(self, folder: Path) -> dict[str, torch.Tensor]:
+    def starting_weights(self, folder: Path) -> dict[str, torch.Tensor]:
         """Weights to start from: those of a published folder, and what it lacks as it is."""
         state = dict(self.model.state_dict())
         for part in ("encoder", "decoder"):

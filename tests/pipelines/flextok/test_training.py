@@ -1,0 +1,237 @@
+"""Both recipes: batches, losses, gradients, falling loss, resuming, restarting, publishing, evaluating."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from pipelines import FlexARPipeline, FlexTokPipeline
+from pipelines.flextok import evaluate, publish, speed, train, train_flexar, train_tokenizer
+from pipelines.flextok.train_flexar import FlexARTask
+from pipelines.flextok.train_tokenizer import TokenizerTask, eye_features, latent_weights, token_count
+from pipelines.storybook.detector import StorybookEyes, StorybookJudge
+from pipelines.storybook.scene import Scene, SceneObject
+from pipelines.storybook.vocabulary import KINDS
+from pipelines.training.loop import LoopConfig, Run, slice_of
+
+SIZES = {
+    "in_channels": 16, "patch_size": (2, 2), "dim": 32, "head_dim": 16, "grid": (8, 8), "num_registers": 8,
+    "levels": (8, 5), "depth": 2,
+}  # fmt: skip
+FAST = LoopConfig(samples=4000, batch=4, lr=3e-3, warmup=3, ema_decay=0.9)
+
+
+@pytest.fixture(scope="module")
+def parts(saved_folder, tmp_path_factory):
+    """Text parts, an autoencoder of 16 channels, eyes and a judge, all tiny and random."""
+    folder = tmp_path_factory.mktemp("parts")
+    for name in ("tokenizer_2", "text_encoder_2"):
+        shutil.copytree(saved_folder / name, folder / name)
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=16, norm_num_groups=4,
+        mid_block_add_attention=False, scaling_factor=1.0, shift_factor=0.0,
+    )  # fmt: skip
+    vae.save_pretrained(folder / "vae")
+    StorybookEyes(widths=(16, 16, 32), blocks=(1, 1, 1, 1)).save_pretrained(folder / "eyes")
+    judge = StorybookJudge(widths=(16, 16, 16, 32), layers=1, heads=2, pyramid=16)
+    judge.save_pretrained(folder / "judge")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(train_tokenizer, "ENCODER", SIZES)
+    monkeypatch.setattr(train_tokenizer, "DECODER", {**SIZES, "max_timestep": 20.0})
+    monkeypatch.setattr(train_tokenizer, "FEATURES", 32)
+    monkeypatch.setattr(train_flexar, "MODEL", {"width": 32, "depth": 2, "num_heads": 2, "condition": "text"})
+
+
+@pytest.fixture
+def task(parts, tmp_path):
+    return TokenizerTask(parts, parts / "eyes", tmp_path / "cache", size=32)
+
+
+@pytest.fixture
+def published(parts, tmp_path, task):
+    """A folder as published from a run that has just begun."""
+    state, folder = tmp_path / "first", tmp_path / "storybook-flextok"
+    Run(task, slice_of(FAST, samples=4), state).train()
+    folder.mkdir()
+    arguments = ["flextok", "--state", str(state), "--folder", str(folder), "--parts", str(parts)]
+    publish.main([*arguments, "--steps", "3", "--guidance", "1.5"])
+    return folder
+
+
+def test_every_octave_comes_once_in_a_round():
+    for first in (0, 9, 45):
+        counts = [token_count(i, 3, 256) for i in range(first, first + 9)]
+        octaves = sorted((count - 1).bit_length() for count in counts)
+        assert octaves == list(range(9))
+    assert [token_count(i, 3, 256) for i in range(9)] != [token_count(i, 3, 256) for i in range(9, 18)]
+    assert max(token_count(i, 3, 8) for i in range(40)) <= 8
+
+
+def test_object_latents_weigh_more_and_the_mean_stays_one():
+    item = SceneObject("ball", "red", "plain", "large", 0.5, 0.5, 0.25)
+    whole, empty = latent_weights([Scene("room", (item,)), Scene("room", ())], 3.0)
+    assert whole.mean() == pytest.approx(1.0) and empty.eq(1).all()
+    assert float(whole[8, 8] / whole[0, 0]) == pytest.approx(3.0)
+
+
+def test_features_are_what_the_eyes_compute(parts):
+    eyes = StorybookEyes.from_pretrained(parts / "eyes").eval()
+    seen = []
+    hook = eyes.sixteenth.register_forward_hook(lambda module, given, out: seen.append(out))
+    pictures = torch.rand(2, 3, 128, 128) * 2 - 1
+    with torch.no_grad():
+        eyes(pictures)
+    hook.remove()
+    assert torch.equal(eye_features(eyes, pictures), seen[0]) and seen[0].shape == (2, 32, 8, 8)
+    assert len(KINDS) == 16
+
+
+def test_a_batch_gives_the_same_loss_whenever_it_is_asked_for(task, parts, tmp_path):
+    (loss, figures), (again, _) = task.loss(8, 4), task.loss(8, 4)
+    assert loss.isfinite() and loss.equal(again)
+    assert {"flow", "repa"} < set(figures) and figures["flow"] == pytest.approx(2.0, abs=1.5)
+    resumed = TokenizerTask(parts, parts / "eyes", tmp_path / "cache", size=32)  # features from the file
+    assert resumed.loss(8, 4)[0].equal(loss)
+
+
+def test_gradients_reach_every_parameter(task):
+    with torch.no_grad():  # closed gates would keep gradients from the blocks in the first step
+        for parameter in task.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(
+                    0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+                )
+    for first in range(0, 36, 4):
+        task.loss(first, 4)[0].backward()
+    missing = [
+        name for name, p in task.model.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
+    ]  # fmt: skip
+    assert missing == []
+
+
+def test_the_tokenizer_learns_resumes_and_restarts(task, parts, tmp_path):
+    config = slice_of(FAST, samples=240)
+    run = Run(task, config, tmp_path / "run")
+    losses = [run.train_step()["loss"] for _ in range(27)]
+    assert np.mean(losses[-9:]) < 0.95 * np.mean(losses[:9])
+    run.save()
+    resumed = Run(TokenizerTask(parts, parts / "eyes", tmp_path / "cache", size=32), config, tmp_path / "run")
+    assert resumed.samples == 108
+    assert resumed.train_step()["loss"] == pytest.approx(run.train_step()["loss"], rel=1e-4)
+    metrics = run.evaluate()
+    assert {"psnr_1", "psnr_4", "codes_used"} <= set(metrics) and 0 < metrics["codes_used"] <= 1
+    assert Image.open(tmp_path / "run" / "sheet.png").size == (8 * 128, 3 * 128)
+
+
+def test_a_run_becomes_a_folder_and_the_folder_a_run(published, parts, tmp_path):
+    pipeline = FlexTokPipeline.from_pretrained(published)
+    assert (pipeline.config.default_steps, pipeline.config.default_guidance) == (3, 1.5)
+    state = torch.load(tmp_path / "first" / "ema.pt", weights_only=True)
+    table = pipeline.encoder.state_dict()["module_dict.enc_posemb_module.posembs"]
+    exact = train_tokenizer.FlexTokEncoderModel(**SIZES).state_dict()["module_dict.enc_posemb_module.posembs"]
+    assert torch.equal(table, exact.half().float())  # not the bf16 copy that training used
+    name = "module_dict.enc_to_latents.proj.weight"
+    assert torch.equal(pipeline.encoder.state_dict()[name], state[f"encoder.{name}"].float())
+    vae = "vae/diffusion_pytorch_model.safetensors"
+    assert (published / vae).read_bytes() == (parts / vae).read_bytes()
+    common = ["--state", str(tmp_path / "second"), "--parts", str(parts), "--eyes", str(parts / "eyes")]
+    train.main(["flextok", *common, "--samples", "16", "--start-from", str(published), "--threads", "1"])
+    log = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["evaluation"] and log[-1]["samples"] == 16
+    assert not list(published.glob(".*"))
+
+
+def test_the_generator_learns_resumes_and_is_published(published, parts, tmp_path):
+    cache = tmp_path / "cache"
+    task = FlexARTask(published, parts, cache, size=8)
+    ids = task.stream.batch(0, 4)
+    assert ids.shape == (4, 8) and int(ids.min()) >= 0 and int(ids.max()) < 40
+    again = FlexARTask(published, parts, cache, size=8).stream.batch(0, 4)
+    assert torch.equal(ids, again)
+    (loss, figures), (same, _) = task.loss(0, 4), task.loss(0, 4)
+    assert loss.equal(same) and loss.item() == pytest.approx(np.log(40), abs=1.0) and "first_8" in figures
+    config = slice_of(FAST, samples=400)
+    run = Run(task, config, tmp_path / "ar")
+    losses = [run.train_step()["loss"] for _ in range(25)]
+    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:8])
+    run.save()
+    resumed = Run(FlexARTask(published, parts, cache, size=8), config, tmp_path / "ar")
+    assert resumed.samples == 100
+    assert resumed.train_step()["loss"] == pytest.approx(run.train_step()["loss"], rel=1e-4)
+    metrics = run.evaluate()
+    assert {"held_out", "held_out_first_8"} <= set(metrics)
+    arguments = ["flexar", "--state", str(tmp_path / "ar"), "--folder", str(published), "--parts", str(parts)]
+    publish.main(arguments)
+    pipeline = FlexARPipeline.from_pretrained(published)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.config.default_guidance == 1.5  # kept from the tokenizer
+    result = pipeline("a red ball in a room", keep=3, generator=torch.Generator().manual_seed(0))
+    assert result.images[0].size == (128, 128)
+    start = task.starting_weights(published)
+    assert set(start) == set(task.model.state_dict())
+    judged(published, parts, tmp_path / "figures")
+    timed(published, tmp_path / "speed.json")
+
+
+def judged(folder, parts, out):
+    """Both evaluations of a published folder, twice: the second time from the kept answers."""
+    arguments = ["--folder", str(folder), "--judge", str(parts / "judge"), "--n", "1", "--out", str(out)]
+    evaluate.main(arguments)
+    figures = json.loads((out / "figures.json").read_text())
+    for part in ("seen", "held_out"):
+        table = figures[part]["table"]
+        assert {"original", "tokens 1", "tokens 8"} <= set(table)
+        assert table["tokens 8"]["right"]["n"] == 1 and "psnr" in table["tokens 8"]
+        assert set(figures[part]["generation"]) == {"tokens 8"}
+        assert set(figures[part]["headline"]) == {
+            "right_at_all_tokens", "smallest_count_with_90_percent", "psnr_grows_with_tokens",
+        }  # fmt: skip
+        assert (out / f"curve_{part}.png").exists() and (out / f"sheet_{part}.png").exists()
+    kept = {path.name: path.read_bytes() for path in out.glob("*_*.json")}
+    evaluate.main(arguments)
+    assert {path.name: path.read_bytes() for path in out.glob("*_*.json")} == kept and len(kept) == 4
+
+
+def timed(folder, out):
+    speed.main(["--folder", str(folder), "--threads", "1", "--repeats", "1", "--out", str(out)])
+    figures = json.loads(out.read_text())
+    names = " ".join(item["name"] for item in figures["comparisons"])
+    for word in ("collapsed", "truncated", "modulation", "guidance", "mixed", "cache"):
+        assert word in names
+    assert all(item["error"] < 1e-3 for item in figures["comparisons"])
+    assert set(figures["decode_seconds"]) == {"1"}
+
+
+def test_headlines_by_hand():
+    def row(value, psnr):
+        return {"right": {"value": value}, "psnr": psnr}
+
+    table = {
+        "original": row(1, 99),
+        "tokens 2": row(0.9, 12),
+        "tokens 1": row(0.5, 10),
+        "tokens 4": row(1, 11),
+    }
+    found = evaluate.headline(table)
+    assert found["smallest_count_with_90_percent"] == 2 and not found["psnr_grows_with_tokens"]
+    assert found["right_at_all_tokens"]["value"] == 1
+
+
+def test_prompts_keep_to_their_side_of_the_split():
+    from pipelines.storybook.scene import is_held_out_pair
+
+    for held_out in (True, False):
+        found = evaluate.prompts(10, held_out)
+        assert all(is_held_out_pair(colour, kind) == held_out for _, kind, colour in found)
+        assert all(kind in prompt and colour in prompt for prompt, kind, colour in found)
