@@ -103,7 +103,7 @@ class SDTask:
         if not torch.cuda.is_available():  # PyTorch's CPU flash kernel is slow backward on short sequences
             self.published.set_attn_processor(AttnProcessor())
         use_quick_group_norm(self.published)
-        self.probe = SceneProbe(UNET_CONFIG["block_out_channels"][-2])
+        self.probe = SceneProbe(self.published.config.block_out_channels[-2])
         self.model: nn.Module = nn.ModuleDict({"unet": self.published, "probe": self.probe})
         self._probed: list[torch.Tensor] = []
         self.published.up_blocks[1].register_forward_hook(self._keep)
@@ -144,7 +144,7 @@ class SDTask:
         return loss, {"error": float(error.detach().mean()), "probe": float(read.detach())}
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
-        unet = model["unet"]  # type: ignore[index]
+        unet = model["unet"]
         pictures = sample_sd(unet, self.text, self.vae, list(SHEET_PROMPTS), seed=5)
         rows = [
             np.concatenate([np.asarray(p) for p in pictures[i : i + 6]], 1)
