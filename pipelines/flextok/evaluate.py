@@ -1,30 +1,27 @@
 """What k tokens keep, as the judge sees it, beside JPEG and WebP: `python -m pipelines.flextok.evaluate`.
 
-Writes `figures.json`, curves and sheets. Single answers are kept in the output folder under the fingerprint
-of the weights, so that an evaluation can be stopped and gone on with.
+With a generator in the folder also whether text -> tokens -> picture shows what was asked for. Every answer
+is kept, so that a measurement can be stopped and gone on with.
 """
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from pipelines.flextok.checkpoint import fingerprint
 from pipelines.flextok.measures import TOKEN_BYTES, encode_within, mean_error, psnr, stops_up_to
 from pipelines.storybook.dataset import sample_rng
 from pipelines.storybook.draw import draw_scene
-from pipelines.storybook.scene import Scene, SceneMix, is_held_out_pair, sample_scene
+from pipelines.storybook.judging import WEIGHTS, Answers, evaluation_parser, judge_pictures, weights_key
+from pipelines.storybook.prompts import Asked, one_object_prompts
+from pipelines.storybook.scene import Scene, SceneMix, sample_scene
 from pipelines.storybook.verify import Share
-from pipelines.storybook.vocabulary import COLOURS, KINDS, PLACE_PHRASES, PLACES
 
-WEIGHTS = Path("assets/weights")
 ONE_OBJECT = SceneMix(counts=(1.0, 0.0, 0.0))
 SEED = 9_500
 BATCH = 8
@@ -98,71 +95,64 @@ def evaluate_reconstruction(
     return rows
 
 
-def prompts(count: int, held_out: bool) -> list[tuple[str, str, str]]:
-    """(prompt, kind, colour) of one object in a place, from one side of the held-out split."""
-    rng = Random(f"{SEED}/{held_out}")
-    found: list[tuple[str, str, str]] = []
-    while len(found) < count:
-        colour, kind, place = rng.choice(COLOURS), rng.choice(KINDS), rng.choice(PLACES)
-        if is_held_out_pair(colour, kind) == held_out:
-            article = "an" if colour[0] in "aeiou" else "a"
-            found.append((f"{article} {colour} {kind} {PLACE_PHRASES[place]}", kind, colour))
-    return found
-
-
-def evaluate_generation(
-    pipeline: Any, judge: Any, wanted: Sequence[tuple[str, str, str]], first: int
+def reconstruction_rows(
+    pipeline: Any,
+    judge: Any,
+    pairs: Sequence[tuple[Scene, Image.Image]],
+    similarity: Similarity | None,
+    answers: Answers,
 ) -> list[dict[str, Any]]:
+    """Rows of all drawings; those that are kept already are not computed again."""
+    missing = [index for index in range(len(pairs)) if index not in answers.by_index]
+    for first in range(0, len(missing), BATCH):
+        part = missing[first : first + BATCH]
+        rows = evaluate_reconstruction(pipeline, judge, [pairs[index] for index in part], similarity)
+        for index, row in zip(part, rows, strict=True):
+            answers.add(index, row)
+    return [answers.by_index[index] for index in range(len(pairs))]
+
+
+def generation_shares(
+    generator: Any, judge: Any, asked: Sequence[Asked], answers_of: Callable[[str], Answers]
+) -> dict[str, dict[str, Any]]:
     """Whether text -> tokens -> picture shows what was asked for, per token count."""
-    generators = [torch.Generator().manual_seed(SEED + first + i) for i in range(len(wanted))]
-    most = min(max(GENERATED), pipeline.num_tokens)
-    ids = pipeline.generate([prompt for prompt, *_ in wanted], keep=most, generator=generators)
-    rows: list[dict[str, Any]] = [{} for _ in wanted]
-    for count in (n for n in GENERATED if n <= most):
-        generators = [torch.Generator().manual_seed(SEED) for _ in wanted]
-        pictures = pipeline.flextok.decode(list(ids), keep=count, generator=generators)
-        answers = judge_one(judge, pictures, [pair for _, *pair in wanted])  # type: ignore[misc]
-        for row, answer in zip(rows, answers, strict=True):
-            row[f"tokens {count}"] = {"right": answer}
-    return rows
+    table = {}
+    for count in (n for n in GENERATED if n <= generator.num_tokens):
 
+        def paint(texts: list[str], sources: list[torch.Generator], keep: int = count) -> list[Image.Image]:
+            return generator(texts, keep=keep, generator=sources).images
 
-def cached_rows(
-    path: Path, count: int, compute: Callable[[int, int], list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Rows 0 ... count - 1, computed in batches and kept in a file after each."""
-    rows = json.loads(path.read_text()) if path.exists() else []
-    while len(rows) < count:
-        rows += compute(len(rows), min(BATCH, count - len(rows)))
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(rows))
-        os.replace(part, path)
-    return rows[:count]
+        shares = judge_pictures(paint, judge, asked, answers_of(f"tokens{count}"))
+        table[f"tokens {count}"] = {name: share.as_dict() for name, share in shares.items()}
+    return table
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Means and shares per column of the answers."""
+    """Per column of the answers: the share that is right, and means of the figures."""
     table: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         answers = [row[name] for row in rows if name in row]
         table[name] = {"right": Share.of(answer["right"] for answer in answers).as_dict()}
-        for figure in ("psnr", "error", "clip"):
+        for figure, unit in (("psnr", "dB"), ("error", ""), ("clip", "")):
             values = [answer[figure] for answer in answers if answer.get(figure) is not None]
             if values and np.isfinite(values).all():
-                table[name][figure] = round(float(np.mean(values)), 4)
+                mean = round(float(np.mean(values)), 4)
+                table[name][figure] = {"value": mean, "n": len(values), "unit": unit}
     return table
 
 
-def headline(table: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The rows of the project's target table: right at all tokens, fewest tokens with 90 %, PSNR growing."""
+def headline(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Right with all tokens, fewest tokens with 90 % right (0: none), whether PSNR grows with each doubling."""
     counts = sorted(int(name.split()[1]) for name in table if name.startswith("tokens "))
-    values = {count: table[f"tokens {count}"] for count in counts}
-    enough = [count for count in counts if values[count]["right"]["value"] >= 0.9]
-    levels = [values[count]["psnr"] for count in counts]
+    rows = [table[f"tokens {count}"] for count in counts]
+    n = rows[0]["right"]["n"]
+    enough = [count for count, row in zip(counts, rows, strict=True) if row["right"]["value"] >= 0.9]
+    levels = [row["psnr"]["value"] for row in rows]
+    grows = all(before <= after for before, after in zip(levels, levels[1:], strict=False))
     return {
-        "right_at_all_tokens": values[counts[-1]]["right"],
-        "smallest_count_with_90_percent": enough[0] if enough else None,
-        "psnr_grows_with_tokens": all(a <= b for a, b in zip(levels, levels[1:], strict=False)),
+        "right_with_all": rows[-1]["right"],
+        "fewest_with_90": {"value": enough[0] if enough else 0, "n": n, "unit": "tokens"},
+        "psnr_grows": {"value": float(grows), "n": n, "unit": ""},
     }
 
 
@@ -174,7 +164,9 @@ def draw_curve(table: dict[str, dict[str, Any]], path: Path) -> None:
     series = {"tokens": "#b4432f", "JPEG": "#2f6db4", "WEBP": "#3c8a4e"}
     points = {
         name: sorted(
-            (int(key.split()[1]), row["psnr"]) for key, row in table.items() if key.startswith(f"{name} ")
+            (int(key.split()[1]), row["psnr"]["value"])
+            for key, row in table.items()
+            if key.startswith(f"{name} ")
         )
         for name in series
     }
@@ -217,54 +209,38 @@ def save_sheet(pipeline: Any, pairs: Sequence[tuple[Scene, Image.Image]], path: 
 def evaluate_part(
     pipeline: Any, generator: Any, judge: Any, similarity: Similarity | None, options: argparse.Namespace,
     held_out: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """All figures of one side of the held-out split; writes its curve and sheet."""
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """All figures of one side of the held-out split, by part and name; draws its curve and sheet if asked to."""
     part = "held_out" if held_out else "seen"
+    key = f"{weights_key(options.folder)}_{weights_key(options.judge)[:6]}"
+
+    def answers_of(kind: str) -> Answers:
+        return Answers(options.cache / f"{options.folder.name}_{key}_{kind}_{part}.jsonl")
+
     pairs = drawings(options.n, pipeline.side, held_out)
-    rows = cached_rows(
-        options.out / f"reconstruction_{part}_{fingerprint(pipeline.encoder, pipeline.decoder)}.json",
-        options.n,
-        lambda first, count: evaluate_reconstruction(
-            pipeline, judge, pairs[first : first + count], similarity
-        ),
-    )
-    table = summary(rows)
-    draw_curve(table, options.out / f"curve_{part}.png")
-    save_sheet(pipeline, pairs[:4], options.out / f"sheet_{part}.png")
-    figures: dict[str, Any] = {"table": table, "headline": headline(table)}
+    kind = "reconstruction_clip" if similarity else "reconstruction"
+    table = summary(reconstruction_rows(pipeline, judge, pairs, similarity, answers_of(kind)))
+    part_of = {f"{name}/{part}": row for name, row in table.items()}
+    figures = {f"summary/{part}": headline(table), **part_of}
+    if options.pictures:
+        draw_curve(table, options.pictures / f"flextok_curve_{part}.png")
+        save_sheet(pipeline, pairs[:4], options.pictures / f"flextok_sheet_{part}.webp")
     if generator is not None:
-        wanted = prompts(options.n, held_out)
-        answers = cached_rows(
-            options.out / f"generation_{part}_{fingerprint(generator.transformer, generator.decoder)}.json",
-            options.n,
-            lambda first, count: evaluate_generation(generator, judge, wanted[first : first + count], first),
-        )
-        figures["generation"] = summary(answers)
+        asked = list(one_object_prompts(options.n, held_out, SEED))
+        made = generation_shares(generator, judge, asked, answers_of)
+        figures |= {f"text to {name}/{part}": row for name, row in made.items()}
     return figures
 
 
-def report(part: str, figures: dict[str, Any]) -> None:
-    """Print one side's figures."""
-    for name, row in {**figures["table"], **figures.get("generation", {})}.items():
-        low, high = row["right"]["ci95"]
-        level = f"{row['psnr']:6.2f} dB" if "psnr" in row else ""
-        print(f"{part:9} {name:12} {row['right']['value']:6.1%} [{low:.1%}, {high:.1%}] {level}")
-    print(f"{part:9} {figures['headline']}")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.flextok.evaluate", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=WEIGHTS / "storybook-flextok")
-    parser.add_argument("--judge", type=Path, default=WEIGHTS / "storybook-judge")
+    parser = evaluation_parser("pipelines.flextok.evaluate", __doc__, WEIGHTS / "storybook-flextok")
     parser.add_argument("--clip", type=Path, help="folder of a CLIPModel, for the similarity column")
-    parser.add_argument("--n", type=int, default=200, help="pictures of each part, seen and held out")
-    parser.add_argument("--out", type=Path, required=True, help="folder of answers, figures and pictures")
+    parser.add_argument("--pictures", type=Path, help="folder for curves and sheets")
     options = parser.parse_args(arguments)
     from pipelines.flextok.pipeline_flexar import FlexARPipeline
     from pipelines.flextok.pipeline_flextok import FlexTokPipeline
     from pipelines.storybook.detector import StorybookJudge
 
-    options.out.mkdir(parents=True, exist_ok=True)
     judge = StorybookJudge.from_pretrained(options.judge).eval()
     generator = None
     if (options.folder / "transformer").is_dir():
@@ -273,13 +249,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipeline = generator.flextok if generator else FlexTokPipeline.from_pretrained(options.folder)
     pipeline.set_progress_bar_config(disable=True)
     similarity = clip_similarity(options.clip) if options.clip else None
-    tables = {
-        name: evaluate_part(pipeline, generator, judge, similarity, options, held_out)
-        for name, held_out in (("seen", False), ("held_out", True))
-    }
-    (options.out / "figures.json").write_text(json.dumps(tables, indent=2) + "\n")
-    for name, figures in tables.items():
-        report(name, figures)
+    if options.pictures:
+        options.pictures.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, dict[str, Any]] = {}
+    for held_out in (False, True):
+        figures |= evaluate_part(pipeline, generator, judge, similarity, options, held_out)
+    for part, row in figures.items():
+        words = (
+            f"{name} {figure['value']:g} {figure.get('unit', '')}".strip() for name, figure in row.items()
+        )
+        print(f"{part:24} {', '.join(words)}")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -186,21 +186,20 @@ def test_the_generator_learns_resumes_and_is_published(published, parts, tmp_pat
 
 def judged(folder, parts, out):
     """Both evaluations of a published folder, twice: the second time from the kept answers."""
-    arguments = ["--folder", str(folder), "--judge", str(parts / "judge"), "--n", "1", "--out", str(out)]
-    evaluate.main(arguments)
+    arguments = ["--folder", str(folder), "--judge", str(parts / "judge"), "--n", "1", "--cache", str(out)]
+    evaluate.main([*arguments, "--out", str(out / "figures.json"), "--pictures", str(out / "pictures")])
     figures = json.loads((out / "figures.json").read_text())
     for part in ("seen", "held_out"):
-        table = figures[part]["table"]
-        assert {"original", "tokens 1", "tokens 8"} <= set(table)
-        assert table["tokens 8"]["right"]["n"] == 1 and "psnr" in table["tokens 8"]
-        assert set(figures[part]["generation"]) == {"tokens 8"}
-        assert set(figures[part]["headline"]) == {
-            "right_at_all_tokens", "smallest_count_with_90_percent", "psnr_grows_with_tokens",
-        }  # fmt: skip
-        assert (out / f"curve_{part}.png").exists() and (out / f"sheet_{part}.png").exists()
-    kept = {path.name: path.read_bytes() for path in out.glob("*_*.json")}
+        assert f"original/{part}" in figures and f"tokens 1/{part}" in figures
+        row = figures[f"tokens 8/{part}"]
+        assert row["right"]["n"] == row["psnr"]["n"] == 1 and row["psnr"]["unit"] == "dB"
+        assert figures[f"text to tokens 8/{part}"]["kind_and_colour"]["n"] == 1
+        assert set(figures[f"summary/{part}"]) == {"right_with_all", "fewest_with_90", "psnr_grows"}
+        assert Image.open(out / "pictures" / f"flextok_curve_{part}.png").size == (640, 360)
+        assert Image.open(out / "pictures" / f"flextok_sheet_{part}.webp").size == (5 * 128, 128)
+    kept = {path.name: path.read_bytes() for path in out.glob("*.jsonl")}
     evaluate.main(arguments)
-    assert {path.name: path.read_bytes() for path in out.glob("*_*.json")} == kept and len(kept) == 4
+    assert {path.name: path.read_bytes() for path in out.glob("*.jsonl")} == kept and len(kept) == 4
 
 
 def timed(folder, out):
@@ -215,7 +214,7 @@ def timed(folder, out):
 
 def test_headlines_by_hand():
     def row(value, psnr):
-        return {"right": {"value": value}, "psnr": psnr}
+        return {"right": {"value": value, "n": 7}, "psnr": {"value": psnr}}
 
     table = {
         "original": row(1, 99),
@@ -224,14 +223,9 @@ def test_headlines_by_hand():
         "tokens 4": row(1, 11),
     }
     found = evaluate.headline(table)
-    assert found["smallest_count_with_90_percent"] == 2 and not found["psnr_grows_with_tokens"]
-    assert found["right_at_all_tokens"]["value"] == 1
-
-
-def test_prompts_keep_to_their_side_of_the_split():
-    from pipelines.storybook.scene import is_held_out_pair
-
-    for held_out in (True, False):
-        found = evaluate.prompts(10, held_out)
-        assert all(is_held_out_pair(colour, kind) == held_out for _, kind, colour in found)
-        assert all(kind in prompt and colour in prompt for prompt, kind, colour in found)
+    assert found["fewest_with_90"]["value"] == 2 and found["psnr_grows"]["value"] == 0
+    assert found["right_with_all"]["value"] == 1
+    table["tokens 4"]["psnr"]["value"] = 13
+    assert evaluate.headline(table)["psnr_grows"]["value"] == 1
+    low = {f"tokens {count}": row(0.2, count) for count in (1, 2)}
+    assert evaluate.headline(low)["fewest_with_90"]["value"] == 0
