@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import UNetMotionModel
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TextCondition:
 
 
 class UNetDenoiser:
-    """Any UNet of diffusers' signature over `[B, C, F, h, w]`: ours, or `UNetMotionModel` of AnimateDiff.
+    """A UNet over `[B, C, F, h, w]`: ours, or diffusers' `UNetMotionModel` (AnimateDiff).
 
     Both halves of guidance run in one batch, as [negative, text]; when memory doesn't allow it, one after the
     other from then on.
@@ -36,6 +37,7 @@ class UNetDenoiser:
 
     def __init__(self, unet: Any) -> None:
         self.unet = unet
+        self.reads_per_frame = isinstance(unet, UNetMotionModel)
         self.is_split = False
 
     def predict(self, x: torch.Tensor, timestep: torch.Tensor, condition: TextCondition) -> torch.Tensor:
@@ -54,4 +56,6 @@ class UNetDenoiser:
 
     def _run(self, x: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         dtype = self.unet.dtype
+        if self.reads_per_frame:
+            text = text.repeat_interleave(x.shape[2], dim=0)
         return self.unet(x.to(dtype), timestep, encoder_hidden_states=text.to(dtype)).sample.to(x.dtype)

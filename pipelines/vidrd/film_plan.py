@@ -75,7 +75,9 @@ class FilmPlan:
 
     def __post_init__(self) -> None:
         _check_count("num_clips", self.num_clips, MAX_CLIPS)
-        _check_count("num_frames", self.num_frames, MAX_CLIP_FRAMES, " (of one clip; long films have more)")
+        _check_count(
+            "num_frames", self.num_frames, MAX_CLIP_FRAMES, " (of one clip; long films have more clips)"
+        )
         _check_count("num_inference_steps", self.num_inference_steps, 1000)
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be finite")
@@ -103,10 +105,11 @@ class FilmPlan:
         if self.num_clips < 2:
             raise ValueError("a loop needs at least 2 clips")
         ends = clips[-1].handover.overlap + self.handover.overlap
-        if ends > self.num_frames:
+        room = self.num_frames - (self.handover.order == "chronological")  # something must be left to show
+        if ends > room:
             raise ValueError(
-                f"the last clip of a loop meets two clips: its overlaps have {ends} frames, of "
-                f"{self.num_frames}"
+                f"the last clip of a loop meets two clips: its overlaps have {ends} frames together, at most "
+                f"{room} are allowed"
             )
 
     def clips(self) -> list[ClipOrder]:

@@ -74,8 +74,8 @@ def _picture(frame: torch.Tensor) -> Image.Image:
 def interpolation_unet(video: VidRDUNet3DModel) -> VidRDUNet3DModel:
     """A masked-context model that starts as the video model: what it is told in addition counts zero."""
     channels = video.config.in_channels
-    config = {**video.config, "in_channels": 2 * channels + 1}
-    model = VidRDUNet3DModel.from_config(config)
+    options = {name: value for name, value in video.config.items() if not name.startswith("_")}
+    model = VidRDUNet3DModel(**{**options, "in_channels": 2 * channels + 1})
     state = dict(video.state_dict())
     widened = torch.zeros_like(model.conv_in.weight)
     widened[:, :channels] = state["conv_in.weight"]

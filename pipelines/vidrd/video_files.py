@@ -74,7 +74,8 @@ def export_video(
 
     Args:
         frames: of one size; taken one by one.
-        path: its suffix names the format: .mp4 (even sides only), .webp, .gif, or none for a folder of PNG.
+        path: its suffix names the format: .mp4 (even sides only), .webp, .gif (which joins equal neighbours
+            into one that stays longer), or none for a folder of PNG.
         fps: frames per second, above 0, at most 120 (GIF: 50). It never changes the number of frames.
         recipe: JSON values embedded in the file (mp4: comment, WebP: EXIF, GIF: comment, PNG: text chunk).
         quality: 1 to 100, of mp4 and WebP.

@@ -1,0 +1,277 @@
+"""What `storybook-video` films, as the judge sees it: `python -m pipelines.vidrd.evaluate films --n 50`.
+
+"films": identity, direction of motion, borders, warp error, for our hand-over and three others side by side.
+"decoder": flicker with the temporal layers and without. "interpolation": PSNR of filled-in frames.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipelines.storybook.judging import CACHE, WEIGHTS, Answers, weights_key
+from pipelines.storybook.scene import is_held_out_pair
+from pipelines.storybook.verify import Share
+from pipelines.storybook.vocabulary import COLOURS, KINDS, PLACE_PHRASES, PLACES
+from pipelines.vidrd.film_plan import FilmPlan
+from pipelines.vidrd.handover import Handover
+from pipelines.vidrd.motion import measure_motion
+
+NUM_CLIPS, NUM_FRAMES = 4, 8
+FIRST_SEED = 5000
+# what an asked motion must do to the object's box: (share of the picture's side, along which axis)
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "down": (1, 1), "up": (-1, 1)}
+VERBS = (
+    ("moves to the left", "left"),
+    ("moves to the right", "right"),
+    ("falls", "down"),
+    ("grows", "larger"),
+)
+LEAST_WAY = 0.03  # of the picture's side
+LEAST_GROWTH = 1.15  # of the box's area
+# how clips go on from each other; None: not at all
+SYSTEMS: dict[str, Handover | None] = {
+    "chronological": Handover(),
+    "mirror": Handover(order="mirror"),
+    "overlap only": Handover(recycle=0.0),
+    "independent": None,
+}
+
+
+@dataclass(frozen=True)
+class AskedMotion:
+    """A prompt with the object and the motion it asks for: a word of `DIRECTIONS`, or "larger"."""
+
+    text: str
+    kind: str
+    colour: str
+    motion: str
+
+
+def motion_prompts(count: int, held_out: bool, seed: int = 73) -> Iterator[AskedMotion]:
+    """`a red cat moves to the left in a meadow`, from one side of the held-out split."""
+    rng = Random(f"{seed}/{held_out}")
+    while count:
+        colour, kind = rng.choice(COLOURS), rng.choice(KINDS)
+        verb, motion = rng.choice(VERBS)
+        if is_held_out_pair(colour, kind) == held_out:
+            article = "an" if colour[0] in "aeiou" else "a"
+            place = PLACE_PHRASES[rng.choice(PLACES)]
+            yield AskedMotion(f"{article} {colour} {kind} {verb} {place}", kind, colour, motion)
+            count -= 1
+
+
+def film_with(
+    pipeline: Any, text: str, seed: int, handover: Handover | None, steps: int, guidance: float
+) -> list[list[Image.Image]]:
+    """A film of four clips, clip by clip; without a hand-over each is filmed alone."""
+    side = pipeline.base_size
+
+    def plan(clips: int, own_seed: int) -> FilmPlan:
+        return FilmPlan(
+            (text,),
+            ("",),
+            (own_seed,),
+            side,
+            side,
+            clips,
+            NUM_FRAMES,
+            steps,
+            guidance,
+            handover or Handover(),
+        )
+
+    if handover is None:
+        films = [next(pipeline.film(plan(1, 10_000 * (number + 1) + seed))) for number in range(NUM_CLIPS)]
+    else:
+        films = list(pipeline.film(plan(NUM_CLIPS, seed)))
+    return [[Image.fromarray(frame) for frame in clip.frames[0].numpy()] for clip in films]
+
+
+def judge_film(clips: Sequence[Sequence[Image.Image]], asked: AskedMotion, judge: Any) -> dict[str, Any]:
+    """Answers on one film.
+
+    Returns:
+        "identity": in every clip the asked kind and colour is seen in at least half of the frames;
+        "direction": most clips in which it is seen move as asked (None: it is never seen long enough); and the
+        figures of `MotionReport`.
+    """
+    from pipelines.storybook.detector import detect
+
+    kept, moves = [], []
+    for clip in clips:
+        boxes = []
+        for seen in detect(judge, list(clip)):
+            found = [item for item in seen.objects if (item.kind, item.colour) == (asked.kind, asked.colour)]
+            boxes.append(max(found, key=lambda item: item.score).box if found else None)
+        visible = [box for box in boxes if box is not None]
+        kept.append(2 * len(visible) >= len(boxes))
+        if len(visible) >= 2:
+            moves.append(moves_as_asked(visible[0], visible[-1], asked.motion))
+    direction = 2 * sum(moves) > len(moves) if moves else None
+    return {"identity": all(kept), "direction": direction, **asdict(measure_motion(clips))}
+
+
+def moves_as_asked(first: Sequence[float], last: Sequence[float], motion: str) -> bool:
+    """Whether a box (left, top, right, bottom; 0 to 1) went the asked way, or grew."""
+    if motion == "larger":
+        areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, last)]
+        return areas[1] > LEAST_GROWTH * areas[0]
+    sign, axis = DIRECTIONS[motion]
+    ways = [(last[i] + last[i + 2] - first[i] - first[i + 2]) / 2 for i in (0, 1)]
+    return sign * ways[axis] > LEAST_WAY and abs(ways[axis]) >= abs(ways[1 - axis])
+
+
+def evaluate_films(
+    pipeline: Any, judge: Any, n: int, cache: Path, key: str, steps: int, guidance: float, sheet: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Shares and means by system and side of the held-out split; answers are kept, so it resumes."""
+    table: dict[str, dict[str, Any]] = {}
+    rows: list[np.ndarray] = []
+    for part, held_out in (("seen", False), ("held_out", True)):
+        wanted = list(motion_prompts(n, held_out))
+        for name, handover in SYSTEMS.items():
+            answers = Answers(cache / f"storybook-video_{key}_{name.replace(' ', '_')}_{part}.jsonl")
+            for index, asked in enumerate(wanted):
+                if index not in answers.by_index:
+                    clips = film_with(pipeline, asked.text, FIRST_SEED + index, handover, steps, guidance)
+                    answers.add(index, judge_film(clips, asked, judge))
+                    if sheet is not None and held_out and len(rows) < 24 and index < 6:
+                        rows.append(
+                            np.concatenate([np.asarray(f) for clip in clips for f in clip][:20], axis=1)
+                        )
+            table[f"{part}/{name}"] = summary([answers.by_index[index] for index in range(n)])
+    if sheet is not None and rows:
+        width = min(row.shape[1] for row in rows)
+        Image.fromarray(np.concatenate([row[:, :width] for row in rows])).save(sheet)
+    return table
+
+
+def summary(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Shares of the yes-or-no answers, means of the figures; frozen films count as moving the wrong way."""
+    identity = Share.of(answer["identity"] for answer in answers)
+    direction = Share.of(bool(answer["direction"]) for answer in answers)
+    out: dict[str, Any] = {"identity": identity.as_dict(), "direction": direction.as_dict()}
+    for name in ("border_ratio", "turn_cosine", "flow_px", "warp_error", "mawe", "scene_cuts", "drift"):
+        values = [min(float(answer[name]), 1e6) for answer in answers]
+        out[name] = round(float(np.median(values) if name == "mawe" else np.mean(values)), 5)
+    return out
+
+
+def evaluate_decoder(vae: Any, parts: Path, n: int, cache: Path) -> dict[str, float]:
+    """Flicker on static pixels and PSNR, temporal layers on and off, on held-out clips."""
+    from dataclasses import replace
+
+    from pipelines.storybook.clip_latents import ClipStream
+    from pipelines.storybook.clips import ClipMix
+    from pipelines.storybook.dataset import to_tensor
+    from pipelines.storybook.latents import load_autoencoder
+    from pipelines.vidrd.train_decoder import decoder_figures
+
+    mix = ClipMix(scenes=replace(ClipMix().scenes, held_out=True))
+    stream = ClipStream(load_autoencoder(parts), cache / "clips", n, NUM_FRAMES, mix, 900_075)
+    latents, _ = stream.batch(0, n)
+    clips = [to_tensor(stream.draw(slot)) for slot in range(n)]
+    return {name: round(value, 5) for name, value in decoder_figures(vae, list(latents), clips)[0].items()}
+
+
+def evaluate_interpolation(
+    methods: dict[str, Callable], n: int, side: int = 128
+) -> dict[str, dict[str, float]]:
+    """PSNR in dB of the frames that each method puts between every second and fourth frame of drawn clips."""
+    from pipelines.storybook.clips import sample_clip
+    from pipelines.storybook.draw_clips import draw_clip
+    from pipelines.vidrd.interpolation import FACTORS, WINDOW, psnr
+
+    rng = Random(900_076)
+    clips = [[Image.fromarray(f) for f in draw_clip(sample_clip(rng), WINDOW, side, side)] for _ in range(n)]
+    table: dict[str, dict[str, float]] = {}
+    for name, fill in methods.items():
+        for factor in FACTORS:
+            new = [index for index in range(WINDOW) if index % factor]
+            values = []
+            for clip in clips:
+                filled = fill(clip[::factor], factor)
+                values.append(psnr([filled[i] for i in new], [clip[i] for i in new]))
+            table.setdefault(name, {})[f"psnr_{factor}"] = round(sum(values) / n, 3)
+    return table
+
+
+def _films(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
+    from pipelines.storybook.detector import StorybookJudge
+
+    judge = StorybookJudge.from_pretrained(options.judge).eval()
+    key = weights_key(options.folder, options.judge, extra=f"{options.steps}/{options.guidance}")
+    return evaluate_films(
+        pipeline, judge, options.n, options.cache, key, options.steps, options.guidance, options.sheet
+    )
+
+
+def _decoder(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
+    return {"held_out": evaluate_decoder(pipeline.vae, options.folder, options.n, options.cache)}
+
+
+def _interpolation(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
+    from pipelines.vidrd.interpolation import ModelInterpolator, interpolate_flow, interpolate_linear
+    from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel
+
+    methods: dict[str, Callable] = {"linear": interpolate_linear, "flow": interpolate_flow}
+    if (options.folder / "interpolator").is_dir():
+        unet = VidRDUNet3DModel.from_pretrained(options.folder / "interpolator", dtype=pipeline.unet.dtype)
+        methods["model"] = ModelInterpolator(
+            unet.to(pipeline.device).eval(),
+            pipeline.encode_pictures,
+            pipeline.decode_latents,
+            pipeline.scheduler,
+            pipeline.encode_prompt(""),
+        )
+    return evaluate_interpolation(methods, options.n, pipeline.base_size)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Any], dict[str, Any]]] = {
+    "films": _films,
+    "decoder": _decoder,
+    "interpolation": _interpolation,
+}
+
+
+@torch.no_grad()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.vidrd.evaluate", description=__doc__)
+    parser.add_argument("part", choices=sorted(PARTS))
+    parser.add_argument("--folder", type=Path, default=WEIGHTS / "storybook-video", help="model folder")
+    parser.add_argument("--judge", type=Path, default=WEIGHTS / "storybook-judge")
+    parser.add_argument("--n", type=int, default=50, help="prompts of each part, or clips")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="answers are kept here; it resumes")
+    parser.add_argument("--sheet", type=Path, help="films: write a sheet of the first held-out films")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    options = parser.parse_args(arguments)
+    from pipelines.runtime import choose_runtime
+    from pipelines.vidrd.pipeline_vidrd import VidRDPipeline
+
+    runtime = choose_runtime()
+    pipeline = VidRDPipeline.from_pretrained(options.folder, dtype=getattr(torch, runtime.dtype))
+    pipeline.to(runtime.device).set_progress_bar_config(disable=True)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    table = PARTS[options.part](options, pipeline)
+    for name, figures in table.items():
+        print(f"{name:24} " + "  ".join(f"{key} {_shown(value)}" for key, value in figures.items()))
+    if options.out:
+        options.out.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+def _shown(value: Any) -> str:
+    return f"{value['value']:.1%} (n={value['n']})" if isinstance(value, dict) else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    main()
