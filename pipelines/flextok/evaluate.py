@@ -142,7 +142,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def headline(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Right with all tokens, fewest tokens with 90 % right (0: none), whether PSNR grows with each doubling."""
+    """Right with all tokens, fewest with 90 % right (0: none), whether PSNR grows with each doubling."""
     counts = sorted(int(name.split()[1]) for name in table if name.startswith("tokens "))
     rows = [table[f"tokens {count}"] for count in counts]
     n = rows[0]["right"]["n"]
@@ -210,7 +210,7 @@ def evaluate_part(
     pipeline: Any, generator: Any, judge: Any, similarity: Similarity | None, options: argparse.Namespace,
     held_out: bool,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """All figures of one side of the held-out split, by part and name; draws its curve and sheet if asked to."""
+    """All figures of one side of the held-out split; draws its curve and sheet if asked to."""
     part = "held_out" if held_out else "seen"
     key = f"{weights_key(options.folder)}_{weights_key(options.judge)[:6]}"
 
