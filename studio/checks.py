@@ -109,6 +109,14 @@ def check_integer(name: str, value: object, low: int, high: int) -> None:
         )
 
 
+def check_number(name: str, value: object, low: float, high: float) -> None:
+    """Refuse what is no number (a bool or text is none) from `low` to `high`; NaN never is."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise StudioError(
+            "bad_input", f"{name}: given {shown(value)}, allowed numbers from {low:g} to {high:g}."
+        )
+
+
 def check_name(name: str, value: object) -> None:
     """Refuse what cannot be the name of a model or style (a path, markup, control characters)."""
     if not isinstance(value, str) or len(value) > MAX_NAME_CHARS or not _NAME.fullmatch(value):

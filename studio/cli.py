@@ -34,6 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="say what the eyes see in pictures, as JSON")
     score.add_argument("files", nargs="+", metavar="FILE", help="pictures (.png, .jpg, .webp)")
     score.set_defaults(run=_lazy("studio.commands.score", "score"))
+    _add_tokens(commands)
+    _add_video(commands)
     _add_scop(commands)
     kernels = commands.add_parser("kernels", help="test the attention kernels")
     actions = kernels.add_subparsers(title="actions", required=True, metavar="ACTION")
@@ -84,6 +86,68 @@ def _add_image(commands: argparse._SubParsersAction[_Parser]) -> None:
     image.set_defaults(run=_lazy("studio.commands.painting", "image"))
 
 
+def _add_tokens(commands: argparse._SubParsersAction[_Parser]) -> None:
+    tokens = commands.add_parser("tokens", help="pictures as 1 to 256 ordered tokens")
+    actions = tokens.add_subparsers(title="actions", required=True, metavar="ACTION")
+    encode = actions.add_parser("encode", help="turn a picture into a token file")
+    encode.add_argument("image", metavar="IMAGE", help="a picture (.png, .jpg, .webp)")
+    encode.add_argument("--out", required=True, metavar="FILE", help="where to write: .fxtk")
+    encode.add_argument("--keep", metavar="K", help="tokens, 1 to 256 (default: all)")
+    encode.add_argument("--fit", default="letterbox", metavar="HOW", help="letterbox, crop or tiles")
+    decode = actions.add_parser("decode", help="turn a token file into a picture")
+    decode.add_argument("file", metavar="FILE", help="a token file (.fxtk)")
+    decode.add_argument("--keep", metavar="K", help="use only the first K tokens (default: all)")
+    generate = actions.add_parser("generate", help="draw tokens from text and write their picture")
+    _add_prompt(generate)
+    generate.add_argument("--keep", metavar="K", help="tokens, 1 to 256 (default: all)")
+    generate.add_argument("--temperature", default="1", metavar="T", help="above 0 (default: 1)")
+    generate.add_argument("--top-k", default="0", metavar="N", help="only the N likeliest ids (default: all)")
+    generate.add_argument("--top-p", default="0", metavar="P", help="only the likeliest ids (default: all)")
+    generate.add_argument("--tokens-out", metavar="FILE", help="also write the tokens: .fxtk")
+    for action in (decode, generate):
+        action.add_argument(
+            "--out", required=True, metavar="FILE", help="where to write: .png, .jpg or .webp"
+        )
+        action.add_argument("--seed", default="0", metavar="N", help="same seed, same picture (default: 0)")
+        action.add_argument("--steps", metavar="N", help="decoding steps (default: the model's own)")
+    for action, name in ((encode, "encode"), (decode, "decode"), (generate, "generate")):
+        action.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="default: storybook")
+        action.add_argument("--json", action="store_true", help="print one JSON object")
+        action.set_defaults(run=_lazy("studio.commands.tokens", name))
+
+
+def _add_video(commands: argparse._SubParsersAction[_Parser]) -> None:
+    video = commands.add_parser("video", help="film a clip, and clips that continue it")
+    _add_prompt(video)
+    video.add_argument(
+        "--prompt-at",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("CLIP", "TEXT"),
+        help="the prompt from that clip on, counted from 1; may be given several times",
+    )
+    video.add_argument("--clips", default="4", metavar="K", help="number of clips, 1 to 200 (default: 4)")
+    video.add_argument("--frames", default="8", metavar="N", help="frames of each clip (default: 8)")
+    video.add_argument("--fps", default="8", metavar="N", help="frames per second when played (default: 8)")
+    video.add_argument("--size", metavar="WxH", help="multiples of 16 up to 1024 (default: the model's own)")
+    video.add_argument("--seed", default="0", metavar="N", help="same seed, same video (default: 0)")
+    video.add_argument("--steps", metavar="N", help="denoising steps of each clip (default: the model's own)")
+    video.add_argument("--start", metavar="FILE", help="a picture to begin with, or a video to continue")
+    video.add_argument("--order", default="chronological", metavar="HOW", help="chronological or mirror")
+    video.add_argument("--loop", action="store_true", help="let the end lead back to the beginning")
+    video.add_argument("--smooth", default="1", metavar="N", help="2 or 4: more frames (default: 1)")
+    video.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="default: storybook")
+    video.add_argument("--out", required=True, metavar="FILE", help="where to write: .mp4, .webp, .gif")
+    video.add_argument("--json", action="store_true", help="print one JSON object")
+    video.set_defaults(run=_lazy("studio.commands.video", "video"))
+
+
+def _add_prompt(command: argparse.ArgumentParser) -> None:
+    command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the text; - reads it from stdin")
+    command.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a text file")
+
+
 def _add_scop(commands: argparse._SubParsersAction[_Parser]) -> None:
     scop = commands.add_parser("scop", help="mine pairs with a clear relation from COCO annotations")
     scop.add_argument("--annotations", required=True, metavar="FILE", help="COCO instances file, zip, folder")
@@ -99,7 +163,7 @@ def _add_scop(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
-    models = commands.add_parser("models", help="list or verify the models")
+    models = commands.add_parser("models", help="list, verify or convert models")
     actions = models.add_subparsers(title="actions", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="names, state, size and licence")
     listing.add_argument("--json", action="store_true", help="print one JSON object")
@@ -107,6 +171,10 @@ def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
     verify = actions.add_parser("verify", help="read every model file and compare it with the manifest")
     verify.add_argument("names", nargs="*", metavar="NAME", help="models to verify (default: all)")
     verify.add_argument("--json", action="store_true", help="print one JSON object")
+    convert = actions.add_parser("convert", help="turn published files into a folder of ours", add_help=False)
+    convert.add_argument("kind", metavar="KIND", help="compass, longsd, long-clip or vidrd")
+    convert.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="KIND --help lists them")
+    convert.set_defaults(run=_lazy("studio.commands.converting", "convert"))
     verify.set_defaults(run=_lazy("studio.commands.models", "verify_models"))
 
 

@@ -23,6 +23,7 @@ _ABILITIES: dict[str, Ability] = {
     "FluxPipeline": "picture",
     "ScaleDiTPipeline": "picture",
     "FlexTokPipeline": "tokens",
+    "FlexARPipeline": "tokens",
     "VidRDPipeline": "video",
     "StorybookEyes": "eyes",
 }

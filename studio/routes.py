@@ -4,6 +4,8 @@ Answers are JSON unless said otherwise; a refusal is `{"error": sentence}` with 
     GET  /healthz
     POST /studio/images                    an `ImageRequest` as JSON -> 202 {"job": id}
     POST /studio/jobs                      {"kind", "request"} -> 202 {"job": id}; GET lists (kind=, mine=)
+    POST /studio/uploads                   a picture file as the body -> 201 {"source": name}
+    POST /studio/tokens/splice             {"first", "second", "places"} -> {"strip"}
     POST /studio/relations                 {"prompt", and a change of its relations} -> {"prompt": text}
     GET  /studio/forecast?width=&height=   seconds, bytes and stages of a picture (also: steps, model)
     GET  /studio/overview?mine=ID,ID       state of the studio, jobs under way, newest pictures
@@ -22,6 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -31,7 +34,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from studio.checks import clean_prompt, parse_integer, shown
+from studio.checks import check_integer, clean_prompt, parse_integer, shown
 from studio.errors import StudioError
 from studio.gallery.gallery import slug
 from studio.gallery.results import MEDIA_TYPES
@@ -39,6 +42,7 @@ from studio.reading import changed_prompt
 from studio.requests import DEFAULT_MODEL, REQUESTS, ImageRequest
 from studio.settings import REPOSITORY
 from studio.studio import Studio
+from studio.tokens import MAX_TOKENS, pack, unpack
 from studio.ui.answers import forecast_json, job_json, overview_json, picture_json
 from studio.ui.refusals import incident
 from studio.ui.visitors import visit_of
@@ -46,6 +50,7 @@ from studio.visit import Visit
 
 _FOREVER = {"cache-control": "private, max-age=31536000, immutable"}
 _LISTED = 60
+MAX_UPLOAD_BYTES = 64 << 20
 _NEVER = {"cache-control": "no-store"}
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -84,9 +89,11 @@ def routes(studio: Studio) -> list[BaseRoute]:
         ("/studio/images", _submit),
         ("/studio/jobs", _submit_any),
         ("/studio/relations", _change),
+        ("/studio/tokens/splice", _splice),
     ]
     for path, take in taking:
         made.append(Route(path, _taking(studio, take), methods=["POST"]))
+    made.append(Route("/studio/uploads", _bringing(studio), methods=["POST"]))
     made.append(Mount("/studio/assets", _Assets(directory=REPOSITORY / "assets" / "ui")))
     return made
 
@@ -147,6 +154,44 @@ def _change(visit: Visit, data: Any) -> Response:
         raise StudioError("bad_input", f"request: given {shown(data)}, allowed an object with named fields.")
     prompt = clean_prompt(data.get("prompt"), visit.studio.settings.max_prompt_chars)
     return JSONResponse({"prompt": changed_prompt(visit.studio.reader, prompt, data)}, headers=_NEVER)
+
+
+def _splice(visit: Visit, data: Any) -> Response:
+    if not isinstance(data, Mapping) or not isinstance(places := data.get("places"), list):
+        raise StudioError("bad_input", "request: allowed an object with first, second and places.")
+    if len(places) > MAX_TOKENS:
+        raise StudioError("bad_input", f"places: given {len(places)}, allowed up to {MAX_TOKENS}.")
+    for place in places:
+        check_integer("places", place, 0, MAX_TOKENS - 1)
+    first, second = unpack(data.get("first")), unpack(data.get("second"))
+    return JSONResponse({"strip": pack(visit.studio.splice(first, second, places))}, headers=_NEVER)
+
+
+def _bringing(studio: Studio) -> Handler:
+    """A route that takes a picture file as its body, counted while it arrives."""
+
+    async def route(request: Request) -> Response:
+        # a form of another site can't send such a content type without asking first
+        if not request.headers.get("content-type", "").startswith("image/"):
+            return JSONResponse(
+                {"error": "The body must be a picture (image/png, image/jpeg, image/webp)."}, 415
+            )
+        with SpooledTemporaryFile(max_size=1 << 20) as file:
+            size = 0
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > MAX_UPLOAD_BYTES:
+                    limit = f"allowed up to {MAX_UPLOAD_BYTES >> 20} MB"
+                    return _refusal(StudioError("too_large", f"The picture file is too large, {limit}."))
+                await run_in_threadpool(file.write, chunk)
+            file.seek(0)
+
+            def keep(visit: Visit, _: Request) -> Response:
+                return JSONResponse({"source": f"upload:{studio.sources.add(file)}"}, 201, _NEVER)
+
+            return await _answering(studio, keep)(request)
+
+    return route
 
 
 def _refusal(error: StudioError) -> Response:

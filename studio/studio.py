@@ -6,14 +6,18 @@ from dataclasses import replace
 from types import TracebackType
 
 from studio.crafts.craft import Craft, Forecast
+from studio.crafts.films import FilmCraft
 from studio.crafts.pictures import PictureCraft, PictureMaker
 from studio.crafts.selftests import SelftestCraft
+from studio.crafts.tokens import TokenCraft
 from studio.crafts.verifying import Verifier
+from studio.crafts.world import World
 from studio.doors.doors import Doors
 from studio.doors.painting import PipelinePainter
 from studio.errors import StudioError
 from studio.gallery.gallery import Gallery
 from studio.gallery.results import Results
+from studio.gallery.sources import Sources
 from studio.jobs.queue import JobQueue
 from studio.jobs.snapshot import JobSnapshot
 from studio.painter import Painter
@@ -56,8 +60,16 @@ class Studio:
         self.results: Results = self._queue.results
 
     def _crafts(self, gallery: Gallery, results: Results) -> dict[str, Craft]:
+        world = World(self.painter)
+        # after the queue has locked the data folder: it tidies up
+        self.sources = Sources(self.settings.data_dir)
+        tokens = TokenCraft(self.registry, self._doors.tokenizer, world, gallery, self.sources)
         return {
             "picture": PictureCraft(self.pictures, gallery),
+            "encode": tokens,
+            "decode": tokens,
+            "generate": tokens,
+            "video": FilmCraft(self.registry, self._doors.filmer, world, gallery, self.sources, results),
             "selftest": SelftestCraft(self._doors.tester),
         }
 
@@ -121,6 +133,17 @@ class Studio:
         forecast = self.pictures.forecast(width, height, steps, model)
         name = self.registry.paintable(model).name
         return forecast.scaled(self._queue.pace("picture", name, width * height))
+
+    def splice(self, first: bytes, second: bytes, places: list[int]) -> bytes:
+        """A token file of the first picture with the tokens at `places` taken from the second.
+
+        Raises:
+            StudioError: "bad_input": files that can't be read, or that don't fit together.
+        """
+        try:
+            return self._doors.tokenizer.splice(first, second, places)
+        except ValueError as error:
+            raise StudioError("bad_input", f"strip: {str(error).rstrip('.')}.") from error
 
     def find_done(self, request: Request, owner: str = "") -> str | None:
         """The newest finished job of this owner that was asked for exactly this."""

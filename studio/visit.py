@@ -17,7 +17,7 @@ from studio.errors import StudioError
 from studio.gallery.index import Picture
 from studio.jobs.snapshot import JobSnapshot
 from studio.recipes import open_picture
-from studio.requests import Kind, Request
+from studio.requests import Kind, Request, TokenEncodeRequest, VideoRequest, split_source
 from studio.studio import Studio
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{22,86}", re.ASCII)
@@ -47,8 +47,19 @@ class Visit:
         self._owner = owner_of(key) if self._is_shared else ""
 
     def submit(self, request: Request) -> str:
-        """See `Studio.submit`."""
+        """See `Studio.submit`; what the request works on has to be the visitor's own, too."""
+        if isinstance(request, TokenEncodeRequest):
+            self._check_source(request.source)
+        elif isinstance(request, VideoRequest):
+            self._check_source(request.start)
+            if request.redo is not None:
+                self.watch(request.redo[0])
         return self.studio.submit(request, self._owner)
+
+    def _check_source(self, source: str | None) -> None:
+        # a picture that was brought along is known by its unguessable name alone
+        if source is not None and source.startswith("picture:"):
+            self.picture(split_source(source)[1])
 
     def watch(self, job_id: str) -> JobSnapshot:
         """See `Studio.watch`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.commands.console import print_json, progress, quiet_stdout
-from studio.crafts.verifying import Report
+from studio.crafts.reports import Report
 from studio.errors import StudioError
 from studio.gallery.files import check_writable, storage_error
 
@@ -58,6 +58,6 @@ def _shown(report: Callable[[Report], None] | None) -> Callable[[Any], None] | N
         return None
 
     def tell(news: Any) -> None:
-        report(Report(news.phase, 0, 0, 0, 0, news.fraction, 0, 0, None))
+        report(Report(news.phase, fraction=news.fraction))
 
     return tell

@@ -86,19 +86,19 @@ SILENT = News()
 
 
 def loaded(
-    registry: Registry, plan: Plan, news: News, loader: Callable[[Path], Any] | None = None
+    registry: Registry, wanted: ModelCard | None, news: News, loader: Callable[[Path], Any] | None = None
 ) -> tuple[ModelCard, Any, float]:
-    """The plan's model ready to work, and the seconds that loading took.
+    """A plan's model ready to work, and the seconds that loading took.
 
     Raises:
         PaintingStopped: `news.should_stop` said yes meanwhile.
         StudioError: the model can't be loaded.
     """
     began = time.monotonic()
-    assert plan.card is not None and plan.card.ability is not None
-    if not registry.is_loaded(plan.card.name):
-        news.loading(plan.card.name)
-    card, model = registry.load(plan.card.name, plan.card.ability, loader)
+    assert wanted is not None and wanted.ability is not None
+    if not registry.is_loaded(wanted.name):
+        news.loading(wanted.name)
+    card, model = registry.load(wanted.name, wanted.ability, loader)
     if news.should_stop():
         raise PaintingStopped
     return card, model, time.monotonic() - began

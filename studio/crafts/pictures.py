@@ -14,6 +14,7 @@ from PIL import Image
 from studio.checks import MAX_PIXELS, MAX_SEED, MAX_STEPS, check_integer, check_side, clean_prompt
 from studio.crafts.craft import SILENT, Forecast, News, Plan, loaded, memory_told
 from studio.crafts.verifying import Share, Verifier
+from studio.crafts.world import World
 from studio.errors import StudioError
 from studio.gallery.gallery import Gallery
 from studio.jobs.records import JobRecord, Outcome
@@ -24,8 +25,6 @@ from studio.registry import ModelCard, Registry
 from studio.requests import ImageRequest
 from studio.settings import Settings
 from studio.styles import Style, find_style
-
-_MAX_UNKNOWN_WORDS = 50
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,7 @@ class PictureMaker:
         self._painter = painter
         self._verifier = verifier
         self._styles = styles
+        self._world = World(painter)
 
     def check(self, request: ImageRequest) -> Plan:
         """Everything that can be refused before painting, refused here.
@@ -117,7 +117,7 @@ class PictureMaker:
             if problem:
                 raise StudioError("bad_input", f"verify: {problem}")
         unknown = self.unknown_words(prompt, request.model)
-        warnings = tuple(text for text in (remark, self._unknown_sentence(unknown)) if text)
+        warnings = tuple(text for text in (remark, self._world.sentence(unknown)) if text)
         # the alias a person typed may mean another model one day
         return Plan(replace(request, model=card.name), prompt, card, forecast, unknown, warnings)
 
@@ -148,11 +148,8 @@ class PictureMaker:
         return find_style(self._styles, style).apply(prompt) if style else (prompt, "")
 
     def unknown_words(self, prompt: str, model: str) -> tuple[str, ...]:
-        """Words of `prompt` the model does not know, at most 50; none for models with an open vocabulary."""
-        if not self._registry.card(model).embedded:
-            return ()
-        words = dict.fromkeys(word[:60] for word in self._painter.unknown_words(prompt))
-        return tuple(words)[:_MAX_UNKNOWN_WORDS]
+        """See `World.unknown_words`."""
+        return self._world.unknown_words(self._registry.card(model), prompt)
 
     def paint(self, plan: Plan, news: News = SILENT) -> Painted:
         """Paint a checked request on this thread.
@@ -161,7 +158,7 @@ class PictureMaker:
             PaintingStopped: `news.should_stop` said yes.
             StudioError: the model or the memory failed.
         """
-        card, model, load_seconds = loaded(self._registry, plan, news)
+        card, model, load_seconds = loaded(self._registry, plan.card, news)
         painting = _Painting(self._painter, model, plan, news)
         request = plan.request
         search, judgement = None, None
@@ -196,11 +193,6 @@ class PictureMaker:
         small = self.forecast(width, height, request.steps, request.model)
         count = request.verify - 1 if len(forecast.stages) == 1 else request.verify
         return replace(forecast, seconds=forecast.seconds + count * small.seconds)
-
-    def _unknown_sentence(self, unknown: tuple[str, ...]) -> str:
-        if not unknown:
-            return ""
-        return f"Not in Storybook's world: {', '.join(unknown)}; it knows: {self._painter.world_summary()}"
 
 
 class _Painting:

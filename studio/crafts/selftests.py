@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from studio.crafts.craft import Forecast, News, Plan
-from studio.crafts.verifying import Report
+from studio.crafts.reports import Report
 from studio.jobs.records import JobRecord, Outcome
 from studio.painter import PaintingStopped
 from studio.requests import SelftestRequest
@@ -120,7 +120,9 @@ def run_selftest(tester: Tester, news: News) -> Tested:
                 raise PaintingStopped
             done = 2 * number + step
             if news.report:
-                news.report(Report(phase, 0, 0, done, 2 * len(dtypes), done / (2 * len(dtypes)), 0, 0, None))
+                news.report(
+                    Report(phase, step=done, steps=2 * len(dtypes), fraction=done / (2 * len(dtypes)))
+                )
             if phase == "test":
                 backends = tester.backends(dtype)
             else:

@@ -8,26 +8,12 @@ from dataclasses import dataclass
 from PIL import Image
 
 from studio.crafts.craft import News
+from studio.crafts.reports import Report
 from studio.gallery.encoding import thumbnail_bytes
 from studio.judging import Attempt, Judge, Judgement, Search, attempts_json
 from studio.painter import PaintingStopped, ProgressReport
 from studio.registry import ModelCard, Registry
 from studio.seeing import Eyes
-
-
-@dataclass(frozen=True)
-class Report:
-    """Progress as the studio itself reports it; the fields mean what they do in `ProgressReport`."""
-
-    phase: str
-    stage: int
-    stages: int
-    step: int
-    steps: int
-    fraction: float
-    width: int
-    height: int
-    preview: Image.Image | None
 
 
 @dataclass(frozen=True)

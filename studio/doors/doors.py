@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from studio.crafts.selftests import Tester
+from studio.doors.filming import PipelineFilmer
 from studio.doors.judging import PipelineJudge
 from studio.doors.kernels import PipelineTester
 from studio.doors.reading import PipelineReader
 from studio.doors.seeing import PipelineLooker
+from studio.doors.tokenizing import PipelineTokenizer
+from studio.films import Filmer
 from studio.judging import Judge
 from studio.reading import Reader
 from studio.seeing import Looker
+from studio.tokens import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,13 @@ class Doors:
         reader: Reads what prompts say about space.
         judge: Holds pictures against prompts.
         tester: Tests the attention kernels.
+        tokenizer: Turns pictures into tokens and back.
+        filmer: Makes videos.
     """
 
     looker: Looker = field(default_factory=PipelineLooker)
     reader: Reader = field(default_factory=PipelineReader)
     judge: Judge = field(default_factory=PipelineJudge)
     tester: Tester = field(default_factory=PipelineTester)
+    tokenizer: Tokenizer = field(default_factory=PipelineTokenizer)
+    filmer: Filmer = field(default_factory=PipelineFilmer)

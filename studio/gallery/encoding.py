@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -69,6 +69,16 @@ def write_picture(image: Image.Image, recipe: Recipe, file: BinaryIO, kind: str 
         # lossless "quality" is effort: 0 takes 2 s at 4096 x 4096 where the default takes up to a minute
         image.save(file, "WEBP", lossless=True, method=0, quality=0, xmp=packet, exif=exif)
     return lost
+
+
+def write_plain(image: Image.Image, file: BinaryIO, kind: str = "PNG") -> None:
+    """Write `image` without a recipe; formats and qualities as for `write_picture`."""
+    options: dict[str, dict[str, Any]] = {
+        "PNG": {"compress_level": 6},
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "WEBP": {"lossless": True},
+    }
+    image.save(file, kind, **options[kind])
 
 
 def _exif(recipe: Recipe) -> bytes:

@@ -78,6 +78,10 @@ class Results:
             raise StudioError("not_found", "There is no such file.")
         return path
 
+    def has_folder(self, job_id: str, name: str) -> bool:
+        """Whether the job has a folder of its own with this name."""
+        return is_identifier(job_id) and (self._folder / job_id / name).is_dir()
+
     def remove(self, job_id: str) -> None:
         """Forget everything of a job."""
         assert is_identifier(job_id)
@@ -91,7 +95,10 @@ class Results:
             if path.name not in jobs and is_identifier(path.name):
                 self.remove(path.name)
         for path in self._folder.glob("*/.*"):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _is_name(name: str) -> bool:

@@ -10,6 +10,7 @@ from studio.errors import StudioError
 from studio.gallery.index import Picture
 from studio.jobs.snapshot import JobSnapshot
 from studio.recipes import Recipe
+from studio.registry import Ability
 from studio.requests import DEFAULT_MODEL, ImageRequest
 from studio.studio import Studio
 from studio.ui.snippets import as_python, as_shell
@@ -43,7 +44,8 @@ def overview_json(visit: Visit, mine: list[str]) -> dict[str, Any]:
 
 def _rooms(studio: Studio) -> list[str]:
     """Rooms besides the first; one that needs a model is there only when the model is."""
-    return ["kernels"]
+    rooms: list[tuple[str, Ability]] = [("tokens", "tokens"), ("video", "video")]
+    return [*(room for room, ability in rooms if studio.registry.has(ability)), "kernels"]
 
 
 def _status(studio: Studio, is_busy: bool) -> dict[str, str]:

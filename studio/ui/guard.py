@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1_000_000
-_UPLOAD_PATHS = ("/gradio_api/upload",)
+# each counts its own bytes while they arrive
+_UPLOAD_PATHS = ("/gradio_api/upload", "/studio/uploads")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
@@ -119,7 +120,6 @@ def _host_name(host: str) -> str:
 
 
 def _is_upload(scope: Scope) -> bool:
-    # Gradio counts uploads itself, against `max_file_size`
     path = scope["path"].rstrip("/")
     return any(path.endswith(upload) for upload in _UPLOAD_PATHS)
 

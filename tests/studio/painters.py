@@ -260,7 +260,11 @@ class SeedJudge:
         return Search(tuple(attempts), best, "", False)
 
 
-CLASSES = {"storybook-eyes": "StorybookEyes"}
+CLASSES = {
+    "storybook-eyes": "StorybookEyes",
+    "storybook-flextok": "FlexARPipeline",
+    "storybook-video": "VidRDPipeline",
+}
 
 
 def make_weights(folder: Path, names: tuple[str, ...] = ("storybook-flux",)) -> Path:

@@ -1,13 +1,9 @@
-"""What a person may ask for: frozen dataclasses, validated once, shared by page, API, shell and replay.
-
-Every refusal is one sentence of the form "<field>: given X, allowed Y".
-"""
+"""Asking for pictures, and for what is in them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 from studio.checks import (
     MAX_PIXELS,
@@ -18,57 +14,11 @@ from studio.checks import (
     check_name,
     check_side,
     clean_prompt,
-    shown,
 )
 from studio.errors import StudioError
+from studio.requests.base import DEFAULT_MODEL, Kind, Request
 
-DEFAULT_MODEL = "storybook"
 MAX_SCORED = 1000
-
-
-Kind = Literal["picture", "tokens", "video", "selftest"]
-
-
-class Request:
-    """What all requests have; each is a frozen dataclass whose values are checked when it is made."""
-
-    kind: ClassVar[Kind]
-    model: str
-
-    @property
-    def title(self) -> str:
-        """What lists and messages call it."""
-        raise NotImplementedError
-
-    @property
-    def amount(self) -> int:
-        """How much there is to make, in pixels; jobs of a like amount tell how long this one will take."""
-        raise NotImplementedError
-
-    def to_json(self) -> dict[str, Any]:
-        """A dictionary of plain JSON values; `from_json` gives the same request back."""
-        return asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Build a request from outside data; unknown or missing fields are refused by name."""
-        if not isinstance(data, Mapping):
-            raise StudioError(
-                "bad_input", f"request: given {shown(data)}, allowed an object with named fields."
-            )
-        known = {
-            field.name: field.default is MISSING and field.default_factory is MISSING
-            for field in fields(cls)  # type: ignore[arg-type]
-        }
-        unknown = [shown(key) for key in data if key not in known]
-        if unknown:
-            raise StudioError(
-                "bad_input", f"request: given unknown field {unknown[0]}, allowed {', '.join(known)}."
-            )
-        for name, is_required in known.items():
-            if is_required and name not in data:
-                raise StudioError("bad_input", f"{name}: given nothing.")
-        return cls(**data)
 
 
 @dataclass(frozen=True)
@@ -136,29 +86,6 @@ class ImageRequest(Request):
 
 
 @dataclass(frozen=True)
-class SelftestRequest(Request):
-    """The self-test of the attention kernels; it needs no model."""
-
-    kind: ClassVar[Kind] = "selftest"
-
-    model: str = ""
-
-    def __post_init__(self) -> None:
-        if self.model:
-            raise StudioError("bad_input", f"model: given {shown(self.model)}, allowed none.")
-
-    @property
-    def title(self) -> str:
-        """What lists call it."""
-        return "self-test of the kernels"
-
-    @property
-    def amount(self) -> int:
-        """It is always the same."""
-        return 1
-
-
-@dataclass(frozen=True)
 class ScoreRequest:
     """Pictures to look at; answered at once, without the queue.
 
@@ -173,6 +100,3 @@ class ScoreRequest:
     def __post_init__(self) -> None:
         if not 1 <= len(self.files) <= MAX_SCORED:
             raise StudioError("bad_input", f"files: given {len(self.files)}, allowed 1 to {MAX_SCORED}.")
-
-
-REQUESTS: dict[str, type[Request]] = {request.kind: request for request in (ImageRequest, SelftestRequest)}

@@ -1,0 +1,113 @@
+"""Videos as the studio sees them: what is asked of whoever films."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from studio.painter import ProgressReport
+from studio.requests import VideoRequest
+
+
+@dataclass(frozen=True)
+class FilmCost:
+    """What a video will take: seconds, bytes of memory, and how many frames it will show."""
+
+    seconds: float
+    memory_bytes: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """A written video.
+
+    Args:
+        frames, fps, width, height: What it shows.
+        poster: Its most telling frame.
+    """
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    poster: Image.Image
+
+
+@dataclass(frozen=True)
+class Film:
+    """A finished video in memory; frames clip by clip.
+
+    Args:
+        seconds: Per phase.
+        warnings: Sentences the person should read.
+    """
+
+    clips: tuple[tuple[Image.Image, ...], ...]
+    fps: float
+    width: int
+    height: int
+    seconds: dict[str, float]
+    dtype: str
+    device: str
+    warnings: tuple[str, ...]
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Shoot:
+    """One run.
+
+    Args:
+        request: What to film.
+        start: Pictures to begin with, none for a video from text alone.
+        store: Folder that keeps finished clips, so that an interrupted run goes on behind them.
+        redo: Number of the one clip to film again; 0 for all.
+    """
+
+    request: VideoRequest
+    start: tuple[Image.Image, ...] = ()
+    store: Path | None = None
+    redo: int = 0
+
+
+class Filmer(Protocol):
+    """What films. The real one is `studio.doors.filming.PipelineFilmer`.
+
+    Values it refuses give ValueError with one sentence; a stop gives `PaintingStopped`.
+    """
+
+    def load(self, folder: Path) -> Any:
+        """An opaque handle of the model in `folder`. Raises ValueError or OSError when it can't be read."""
+
+    def problem(self, request: VideoRequest) -> str:
+        """Why this can't be filmed, in one sentence, or ""; quick, loads nothing."""
+
+    def forecast(self, folder: Path, request: VideoRequest, start: Sequence[Image.Image]) -> FilmCost:
+        """Time and memory, without loading anything."""
+
+    def film(
+        self,
+        model: Any,
+        shoot: Shoot,
+        on_progress: Callable[[ProgressReport], None] | None,
+        on_clip: Callable[[int, Sequence[Image.Image]], None],
+        should_stop: Callable[[], bool],
+    ) -> Film:
+        """Film; `on_clip` hears number (from 1) and frames of each clip as soon as it is done."""
+
+    def write(
+        self, frames: Sequence[Image.Image], path: Path, fps: float, recipe: dict[str, Any]
+    ) -> VideoFacts:
+        """Write .mp4, .webp, .gif, or without ending a folder of PNG; whole or not at all.
+
+        Raises:
+            ValueError: a format or rate that is not allowed. OSError: the place can't be written.
+        """
+
+    def read_start(self, path: Path, frames: int) -> tuple[Image.Image, ...]:
+        """A picture to begin with, or the last frames of a video to continue."""

@@ -1,0 +1,180 @@
+"""The shell's commands for tokens, video, data and models."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from studio.cli import main
+from studio.doors import filming, painting, tokenizing
+from tests.studio.makers import DrawingFilmer, DrawingTokenizer, pack_ids
+from tests.studio.painters import DrawingPainter, make_weights
+
+Capture = pytest.CaptureFixture[str]
+MODELS = ("storybook-flux", "storybook-flextok", "storybook-video")
+
+
+@pytest.fixture(autouse=True)
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(painting, "PipelinePainter", DrawingPainter)
+    monkeypatch.setattr(tokenizing, "PipelineTokenizer", DrawingTokenizer)
+    monkeypatch.setattr(filming, "PipelineFilmer", lambda: DrawingFilmer(encodes=False))
+    monkeypatch.setenv("TESSERA_WEIGHTS_DIR", str(make_weights(tmp_path / "weights", MODELS)))
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    Image.effect_noise((90, 60), 60).convert("RGB").save("in.png")
+    Path("in.fxtk").write_bytes(pack_ids(range(16), 90, 60))
+    return tmp_path / "out"
+
+
+def json_of(capsys: Capture) -> dict:
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1, captured
+    return json.loads(captured.out)
+
+
+def test_a_picture_goes_into_tokens_and_back(capsys: Capture) -> None:
+    assert main(["tokens", "encode", "in.png", "--out", "a.fxtk", "--json"]) == 0
+    facts = json_of(capsys)
+    assert (facts["file"], facts["count"], facts["size"], facts["bytes"]) == ("a.fxtk", 16, "90x60", 32)
+    assert facts["model"] == "storybook-flextok" and set(facts["seconds"]) == {"load", "encode"}
+    assert (
+        main(["tokens", "decode", "a.fxtk", "--keep", "4", "--out", "b.webp", "--seed", "3", "--json"]) == 0
+    )
+    facts = json_of(capsys)
+    assert (facts["tokens"], facts["size"], facts["seed"], facts["device"]) == (4, "90x60", 3, "cpu")
+    with Image.open("b.webp") as picture:
+        assert picture.size == (90, 60)
+
+
+def test_text_goes_into_a_picture_and_its_tokens(capsys: Capture) -> None:
+    words = [
+        "tokens",
+        "generate",
+        "a red dragon",
+        "--keep",
+        "8",
+        "--out",
+        "c.png",
+        "--tokens-out",
+        "c.fxtk",
+        "--json",
+    ]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert (facts["tokens"], facts["tokens_file"], facts["unknown_words"]) == (8, "c.fxtk", ["dragon"])
+    assert captured.err.startswith("warning: Not in Storybook's world: dragon")
+    assert main(["tokens", "decode", "c.fxtk", "--out", "d.png"]) == 0
+    assert Image.open("c.png").tobytes() == Image.open("d.png").tobytes()
+
+
+def test_a_video_is_written_with_its_schedule(capsys: Capture) -> None:
+    words = [
+        "video",
+        "a red ball",
+        "--clips",
+        "3",
+        "--prompt-at",
+        "2",
+        "a blue ball",
+        "--out",
+        "v.mp4",
+        "--json",
+    ]
+    assert main(words) == 0
+    facts = json_of(capsys)
+    assert (facts["file"], facts["frames"], facts["clips"], facts["model"]) == (
+        "v.mp4",
+        24,
+        3,
+        "storybook-video",
+    )
+    assert {"clip 1", "save", "load"} <= set(facts["seconds"])
+    written = json.loads(Path("v.mp4").read_text())
+    assert written["recipe"]["request"]["prompts_at"] == [[2, "a blue ball"]]
+    assert written["colours"][0] != written["colours"][8]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("tokens encode nothing.png --out a.fxtk", "There is no picture 'nothing.png'"),
+        ("tokens encode in.fxtk --out a.fxtk", "can't be read as a PNG"),
+        ("tokens encode in.png --out a.png", "allowed names ending in .fxtk"),
+        ("tokens encode in.png --out a.fxtk --keep 257", "keep: given 257"),
+        ("tokens encode in.png --out a.fxtk --fit stretch", "fit: given 'stretch'"),
+        ("tokens encode in.png --out /proc/a.fxtk", "Can't write"),
+        ("tokens decode in.png --out a.png", "strip: this is no token file"),
+        ("tokens decode in.fxtk --out a.png --keep 0", "keep: given 0"),
+        ("tokens decode in.fxtk --out a.png --keep 17", "strip: 17 tokens were asked for"),
+        ("tokens decode in.fxtk --out a.gif", "allowed names ending in .png"),
+        (
+            "tokens decode in.fxtk --out a.png --model nope",
+            "model: given 'nope', allowed storybook, storybook-flextok",
+        ),
+        (
+            "tokens decode in.fxtk --out a.png --model storybook-flux",
+            "storybook-flux can't turn pictures into tokens",
+        ),
+        ("tokens generate x --out a.png --temperature nan", "temperature: given nan"),
+        ("tokens generate x --out a.png --temperature hot", "temperature: given 'hot'"),
+        ("tokens generate --out a.png", "prompt: give either PROMPT"),
+        ("tokens", "the following arguments are required"),
+        ("video x --out a.avi", "allowed names ending in .mp4"),
+        ("video x --out a.mp4 --fps 0", "fps: given 0.0"),
+        ("video x --out a.mp4 --frames 1000000", "frames: given 1000000"),
+        ("video x --out a.mp4 --size 129x128", "width: given 129"),
+        ("video x --out a.mp4 --prompt-at 9 y", "prompts_at: given clip 9, allowed clips 2 to 4"),
+        ("video x --out a.mp4 --start in.fxtk", "video: in.fxtk can't be read"),
+        ("video x --out a.mp4 --start nothing.png", "There is no picture or video 'nothing.png'"),
+        ("video x --out a.mp4 --frames 13", "video: frames is 13; unlucky"),
+        ("scop --annotations nothing.json --out pairs", "annotations: there is no 'nothing.json'"),
+        ("models convert nonsense", "kind: given 'nonsense', allowed compass, longsd, long-clip, vidrd"),
+        ("models convert vidrd --checkpoint x", "vidrd: the following arguments are required: --base, --out"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_file(words: str, sentence: str, room: Path, capsys: Capture) -> None:
+    before = sorted(os.listdir(room))
+    assert main(words.split()) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert sorted(os.listdir(room)) == before
+
+
+@pytest.mark.parametrize("words", ["tokens encode in.png --out a.fxtk", "video x --out a.mp4"])
+def test_without_a_model_it_says_so(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("TESSERA_WEIGHTS_DIR", str(make_weights(tmp_path / "few")))
+    assert main(words.split()) == 2
+    assert "does not come with this version yet" in capsys.readouterr().err
+
+
+def test_pairs_are_mined_from_annotations(capsys: Capture) -> None:
+    pictures = [{"id": n, "width": 640, "height": 480, "file_name": f"{n}.jpg"} for n in (1, 2)]
+    boxes = [
+        {
+            "id": 10 * n + k,
+            "image_id": n,
+            "category_id": k,
+            "bbox": [40 + 260 * k, 100, 240, 240],
+            "iscrowd": 0,
+        }
+        for n in (1, 2)
+        for k in (0, 1)
+    ]
+    names = [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]
+    Path("coco.json").write_text(json.dumps({"images": pictures, "annotations": boxes, "categories": names}))
+    assert main(["scop", "--annotations", "coco.json", "--out", "pairs", "--keep", "none", "--json"]) == 0
+    facts = json_of(capsys)
+    assert facts["accepted"] == 2 and facts["folder"] == "pairs"
+    assert len(Path("pairs/metadata.jsonl").read_text().splitlines()) == facts["lines"]
+    boxes[0]["bbox"] = [0, 0, -5, 10]
+    Path("coco.json").write_text(json.dumps({"images": pictures, "annotations": boxes, "categories": names}))
+    assert main(["scop", "--annotations", "coco.json", "--out", "more"]) == 2
+    assert "10" in capsys.readouterr().err and not Path("more").exists()
