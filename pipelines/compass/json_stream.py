@@ -110,6 +110,10 @@ class _Scanner:
             except (RecursionError, ValueError) as error:
                 raise self.fail(f"not usable JSON ({str(error)[:80]})") from None
             else:
+                # "12" may be the beginning of "12.5e3"
+                is_number = isinstance(value, int | float)
+                if is_number and end > len(self.text) - 4 and self.fill():
+                    continue
                 self.at = end
                 return value
 

@@ -85,16 +85,23 @@ def _candidate_pairs(
     """
     counts = np.diff(begins)
     for count in np.unique(counts[counts > 1]).tolist():
-        i, j = np.triu_indices(count, 1)
         chosen = np.flatnonzero(counts == count)
-        images_at_once = max(1, _CHUNK_PAIRS // len(i))
-        for start in range(0, len(chosen), images_at_once):
-            images = chosen[start : start + images_at_once]
-            for part in range(0, len(i), _CHUNK_PAIRS):  # one image with thousands of boxes
-                a, b = i[part : part + _CHUNK_PAIRS], j[part : part + _CHUNK_PAIRS]
-                left = rows[(begins[images][:, None] + a).ravel()]
-                right = rows[(begins[images][:, None] + b).ravel()]
-                yield np.repeat(images, len(a)), left, right
+        for i, j in _index_pairs(count):
+            images_at_once = max(1, _CHUNK_PAIRS // len(i))
+            for start in range(0, len(chosen), images_at_once):
+                images = chosen[start : start + images_at_once]
+                left = rows[(begins[images][:, None] + i).ravel()]
+                right = rows[(begins[images][:, None] + j).ravel()]
+                yield np.repeat(images, len(i)), left, right
+
+
+def _index_pairs(count: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """All i < j below `count`, in chunks: one image may hold tens of thousands of boxes."""
+    rows_at_once = max(1, _CHUNK_PAIRS // count)
+    for start in range(0, count - 1, rows_at_once):
+        first = np.arange(start, min(start + rows_at_once, count - 1))
+        i, j = np.nonzero(np.arange(count) > first[:, None])
+        yield first[i], j
 
 
 def _stands_alone(annotations: Annotations, params: ScopParams, image: int, first: int, second: int) -> bool:

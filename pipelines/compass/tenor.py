@@ -65,11 +65,11 @@ class _Site:
         self, attention: nn.Module, gate: nn.Module, variant: str, positions: TenorPositions
     ) -> None:
         self.attention, self.positions = attention, positions
-        # the projections that see positions, the one that replaces them when fused, and which of its parts do
+        # the projections that see positions, the one that replaces them when fused, which of its parts do
         self.encoded: tuple[str, ...] = ("to_k",) if variant == "unet" else ("add_q_proj", "add_k_proj")
         self.fused = "to_kv" if variant == "unet" else "to_added_qkv"
         self.parts = (*(True for _ in self.encoded), False)
-        self.hooks: dict[str, tuple[nn.Module, Any]] = {}
+        self.hooks: dict[str, _Hooks] = {}
         self.gate = gate.register_forward_pre_hook(self.refresh)
         self.refresh()
 
@@ -77,36 +77,71 @@ class _Site:
         """Hang the hooks on the projections that the next forward pass will call."""
         for name in (*self.encoded, self.fused):
             module = getattr(self.attention, name, None)
-            hooked, handle = self.hooks.get(name, (None, None))
-            if module is hooked:
-                continue
-            if handle is not None:
-                handle.remove()
-                del self.hooks[name]
-            if module is None:
-                continue
-            if name == self.fused:
-                handle = module.register_forward_hook(self.after_fused)
-            else:
-                handle = module.register_forward_pre_hook(self.before_projection)
-            self.hooks[name] = (module, handle)
-
-    def before_projection(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0] + self.positions.table(args[0]), *args[1:])
-
-    def after_fused(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """A fused projection gives all parts at once: add the projected table to the encoded ones only."""
-        parts = F.linear(self.positions.table(args[0]), module.weight).chunk(len(self.parts), -1)
-        shift = [
-            part if chosen else torch.zeros_like(part) for part, chosen in zip(parts, self.parts, strict=True)
-        ]
-        return output + torch.cat(shift, -1)
+            inner = getattr(module, "base_layer", None)
+            hooks = self.hooks.get(name)
+            if hooks is not None and (hooks.module is not module or hooks.inner is not inner):
+                self.hooks.pop(name).remove()
+                hooks = None
+            if hooks is None and module is not None:
+                self.hooks[name] = _Hooks(
+                    module, inner, self.positions, self.parts if name == self.fused else None
+                )
 
     def remove(self) -> None:
         self.gate.remove()
-        for _, handle in self.hooks.values():
-            handle.remove()
+        for hooks in self.hooks.values():
+            hooks.remove()
         self.hooks.clear()
+
+
+class _Hooks:
+    """The hooks of one projection.
+
+    With an adapter around it both layers carry one: most callers run the adapter, some go straight to the
+    weights under it, and the table has to be added exactly once either way.
+
+    Args:
+        inner: the layer under an adapter, or None.
+        parts: for a fused projection, which of its equal parts see positions; None for a plain one.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        inner: nn.Module | None,
+        positions: TenorPositions,
+        parts: tuple[bool, ...] | None,
+    ) -> None:
+        self.module, self.inner, self.positions, self.parts = module, inner, positions, parts
+        self.is_inside = False  # of the adapter, whose input has its positions already
+        if parts is not None:
+            self.handles = [module.register_forward_hook(self.after_fused)]
+            return
+        self.handles = [module.register_forward_pre_hook(self.before)]
+        if inner is not None:
+            self.handles.append(module.register_forward_hook(self.leave, always_call=True))
+            self.handles.append(inner.register_forward_pre_hook(self.before_inner))
+
+    def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        self.is_inside = self.inner is not None
+        return (args[0] + self.positions.table(args[0]), *args[1:])
+
+    def leave(self, *_: Any) -> None:
+        self.is_inside = False
+
+    def before_inner(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return None if self.is_inside else (args[0] + self.positions.table(args[0]), *args[1:])
+
+    def after_fused(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """A fused projection gives all parts at once: add the projected table to the encoded ones only."""
+        assert self.parts is not None
+        projected = F.linear(self.positions.table(args[0]), module.weight).chunk(len(self.parts), -1)
+        pairs = zip(projected, self.parts, strict=True)
+        return output + torch.cat([part if chosen else torch.zeros_like(part) for part, chosen in pairs], -1)
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
 
 
 class TenorHandle:
@@ -149,7 +184,8 @@ def _layers(model: nn.Module) -> list[tuple[nn.Module, nn.Module, str]]:
     for module in model.modules():
         attention = getattr(module, "attn", None)
         if hasattr(module, "norm1_context") and getattr(attention, "add_k_proj", None) is not None:
-            found.append((attention, module.norm1_context, "flux-double"))
+            norm = module.norm1_context  # some forward passes call the layer norm inside it and not itself
+            found.append((attention, getattr(norm, "norm", norm), "flux-double"))
         elif isinstance(module, Attention) and module.is_cross_attention and module.add_k_proj is None:
             found.append((module, module, "unet"))
     return found
