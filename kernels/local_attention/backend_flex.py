@@ -1,6 +1,6 @@
 """PyTorch's flex attention with a block mask built from the layout's lists.
 
-On CUDA it is compiled once per shape. On a CPU it runs eagerly, which forms all scores: a check, not a fast path.
+On CUDA it is compiled once per shape. On a CPU it runs eagerly and forms all scores: a check, no fast path.
 """
 
 from __future__ import annotations
@@ -77,10 +77,8 @@ def block_mask(layout: AttentionLayout, rows: int, device: str) -> Any:
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    lists, seen = block_lists(layout, _BLOCK), visibility(layout).to(device)
-    count = -(-rows // _BLOCK[0])
-    # A full block names itself even where the last queries of it were cut off: those rows do not exist.
-    shape = (count, -(-layout.length // _BLOCK[1]))
+    lists, seen = block_lists(layout, _BLOCK, rows), visibility(layout).to(device)
+    shape = (-(-rows // _BLOCK[0]), -(-layout.length // _BLOCK[1]))
     partial = _padded(lists.part_offsets, lists.part_indices, shape, device)
     full = _padded(lists.full_offsets, lists.full_indices, shape, device)
 
@@ -92,15 +90,12 @@ def block_mask(layout: AttentionLayout, rows: int, device: str) -> Any:
     )
 
 
-def _padded(
-    offsets: Tensor, indices: Tensor, shape: tuple[int, int], device: str
-) -> tuple[Tensor, Tensor]:
+def _padded(offsets: Tensor, indices: Tensor, shape: tuple[int, int], device: str) -> tuple[Tensor, Tensor]:
     """Compressed rows as counts `[1, 1, rows]` and indices `[1, 1, rows, key blocks]`, as flex wants them."""
-    offsets = offsets[: shape[0] + 1].long()
     counts = offsets.diff()
     table = torch.zeros(shape, dtype=torch.int32)
     rows = torch.repeat_interleave(torch.arange(shape[0]), counts)
-    table[rows, torch.arange(rows.numel()) - offsets[rows]] = indices[: rows.numel()]
+    table[rows, torch.arange(rows.numel()) - offsets[rows]] = indices
     return counts.int()[None, None].to(device), table[None, None].to(device)
 
 
@@ -113,7 +108,7 @@ def _compiled() -> Callable[..., Any]:
 
 @contextmanager
 def _uncompiled() -> Iterator[Callable[..., Any]]:
-    """Flex attention as plain tensor code: by default even eager calls go through the tracer, at seconds each."""
+    """Flex attention as plain tensor code: by default even eager calls are traced, at seconds each."""
     import warnings
 
     from torch.nn.attention import flex_attention as module

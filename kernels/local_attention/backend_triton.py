@@ -1,8 +1,7 @@
 """A block-sparse flash kernel in Triton: one program per query block walks the key blocks of its rows.
 
-Key blocks come from `block_lists`: full ones need no mask at all, partial ones bring one bit per pair. Softmax is
-online and in base 2; sums are kept in fp32. Triton and the device decide when the kernel is first asked for, so
-this file can be imported anywhere.
+Key blocks come from `block_lists`: full ones need no mask at all, partial ones bring one bit per pair.
+Softmax is online and in base 2; sums are kept in fp32. Triton is imported when the kernel is first asked for.
 """
 
 from __future__ import annotations
@@ -49,13 +48,12 @@ class KernelConfig:
     shared_bytes: int
 
 
-# Smallest first; the first that is large enough is taken. All fit the 99 KiB of consumer cards (A100 offers 163,
-# H100 227). Keys and values are double-buffered and copied asynchronously at this depth; more stages add nothing.
+# Smallest first; the first that is large enough is taken. All fit the 99 KiB of consumer cards (A100 offers
+# 163, H100 227). At this depth keys and values are double-buffered and copied asynchronously; a fourth stage
+# compiles to the same code.
 CONFIGS = (
-    KernelConfig(32, 2, 128, 64, 4, 3, 25620),
     KernelConfig(64, 2, 128, 64, 4, 3, 50196),
     KernelConfig(128, 2, 128, 64, 8, 3, 99348),
-    KernelConfig(256, 2, 64, 32, 8, 3, 98836),
     KernelConfig(64, 4, 64, 32, 8, 2, 41728),
 )
 
@@ -98,7 +96,7 @@ def _config(query: Tensor) -> KernelConfig | None:
 def forward(
     query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout, scale: float, with_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention without gradients; shapes as in `backend_sdpa.forward`. The log-sum-exp costs nothing here."""
+    """Attention without gradients; shapes as in `backend_sdpa.forward`. The log-sum-exp comes for free."""
     config = _config(query)
     assert config is not None
     batch, rows, heads, dim = query.shape
@@ -128,20 +126,26 @@ def constants(config: KernelConfig, dim: int) -> dict[str, Any]:
     }
 
 
+# Parts of the kernel, set by `kernel_function`: the interpreter finds names among a module's globals only.
+_dots: Any = None
+_absorb: Any = None
+
+
 @lru_cache(maxsize=1)
 def kernel_function() -> Any:
-    """The kernel. Triton reads `TRITON_INTERPRET` when it is imported and when this runs for the first time."""
+    """The kernel. Triton reads `TRITON_INTERPRET` when it is imported and when this first runs."""
+    global _dots, _absorb
     import triton
     import triton.language as tl
 
     @triton.jit
-    def dots(q, k, scale, WIDEN: tl.constexpr):
+    def _dots(q, k, scale, WIDEN: tl.constexpr):
         if WIDEN:
             k = k.to(tl.float32)
         return tl.dot(q, tl.trans(k), input_precision="ieee") * scale
 
     @triton.jit
-    def absorb(scores, v, top, total, acc, WIDEN: tl.constexpr):
+    def _absorb(scores, v, top, total, acc, WIDEN: tl.constexpr):
         """One step of the online softmax."""
         new_top = tl.maximum(top, tl.max(scores, 1))
         weights = tl.exp2(scores - new_top[:, None])
@@ -213,8 +217,8 @@ def kernel_function() -> Any:
             else:
                 k = tl.load(key + at + tile, mask=dim_ok[None, :], other=0.0)
                 v = tl.load(value + at + tile, mask=dim_ok[None, :], other=0.0)
-            scores = dots(q, k, scale, WIDEN)
-            top, total, acc = absorb(scores, v, top, total, acc, WIDEN)
+            scores = _dots(q, k, scale, WIDEN)
+            top, total, acc = _absorb(scores, v, top, total, acc, WIDEN)
 
         for index in range(tl.load(part_offsets + block), tl.load(part_offsets + block + 1)):
             start = tl.load(part_indices + index).to(tl.int64) * KEYS
@@ -226,8 +230,8 @@ def kernel_function() -> Any:
             at = key_base + start * row_stride
             k = tl.load(key + at + tile, mask=key_ok[:, None] & dim_ok[None, :], other=0.0)
             v = tl.load(value + at + tile, mask=key_ok[:, None] & dim_ok[None, :], other=0.0)
-            scores = tl.where(visible, dots(q, k, scale, WIDEN), float("-inf"))
-            top, total, acc = absorb(scores, v, top, total, acc, WIDEN)
+            scores = tl.where(visible, _dots(q, k, scale, WIDEN), float("-inf"))
+            top, total, acc = _absorb(scores, v, top, total, acc, WIDEN)
 
         empty = total == 0.0
         result = acc / tl.where(empty, 1.0, total)[:, None]

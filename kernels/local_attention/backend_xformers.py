@@ -1,6 +1,6 @@
 """xformers' CUDA attention on gathered tiles: partial attention per set of keys, merged by its own operator.
 
-Its partial attention takes no mask, so masked tiles use the forward that returns the log-sum-exp for training.
+Its partial attention takes no mask, so masked tiles use the forward that keeps the log-sum-exp for training.
 """
 
 from __future__ import annotations

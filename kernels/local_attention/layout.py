@@ -83,7 +83,7 @@ class AttentionLayout:
                 changes nothing but speed. "block": the block map that released Scale-DiT weights rely on,
                 128 queries x 64 keys, in the authors' order. "window": each 16 x 16 window sees itself and
                 the whole guide.
-            order: another token order than the mode's own; refused for "block", whose meaning it would change.
+            order: another token order than the mode's own; refused for "block", which it would change.
 
         Raises:
             ValueError: unknown mode, an order for "block", or a value out of range.

@@ -57,7 +57,7 @@ def hierarchical_local_attention(
     _check(query, key, value, layout)
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
     if backend == "reference" and not torch.compiler.is_compiling():
-        # Plain tensor code, so that it also has second derivatives; compilers get the operator's own gradient.
+        # Plain tensor code, so that it has second derivatives too; compilers get the operator's own gradient.
         output, lse = reference.forward(query, key, value, layout, scale)
         return (output, lse) if return_lse else output
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))

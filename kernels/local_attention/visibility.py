@@ -1,7 +1,7 @@
 """Whether one token may see another, pair by pair and in tensor arithmetic only.
 
-The token mask, the bit masks of the block-sparse kernel and the mask function of flex attention are all this one
-function at different indices.
+The token mask, the bit masks of the block-sparse kernel and the mask function of flex attention are all this
+one function at different indices.
 """
 
 from __future__ import annotations
