@@ -1,6 +1,6 @@
 """Detectors behind one interface: `detector(picture, names) -> list[Detected]`, boxes in pixels.
 
-Storybook's own detectors read kind and colour out of a name ("red cat"); real pictures take any zero-shot
+Storybook's own detectors read kind and colour out of a name ("red cat"); real pictures take a zero-shot
 detector of transformers whose weights lie on disk.
 """
 
@@ -106,38 +106,39 @@ class StorybookDetector:
 
 
 class ZeroShotDetector:
-    """Any zero-shot detector of transformers (OWL-ViT, OWLv2, Grounding DINO), asked as VISOR does.
+    """An OWL-ViT or OWLv2 of transformers, asked as VISOR does: "a photo of a red cat".
 
     Args:
         folder: model folder; nothing is downloaded.
         threshold: of the raw detections.
         device: where it runs. Default: the CPU.
+    Raises:
+        ValueError: there is no such folder.
     """
 
     def __init__(self, folder: Path | str, threshold: float = VISOR_THRESHOLD, device: str = "cpu") -> None:
-        from transformers import pipeline
+        from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-        self.threshold, self.name = threshold, f"zero-shot {Path(folder).name}"
-        self._detect = pipeline(
-            "zero-shot-object-detection",
-            model=str(folder),
-            device=device,
-            model_kwargs={"local_files_only": True},
-        )
+        if not Path(folder).is_dir():
+            raise ValueError(f"there is no model folder {folder}")
+        self.threshold, self.device, self.name = threshold, device, f"zero-shot {Path(folder).name}"
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = AutoModelForZeroShotObjectDetection.from_pretrained(folder).to(device).eval()
 
     def knows(self, name: str) -> bool:
         return bool(name.strip())
 
     def __call__(self, picture: Image.Image, names: Sequence[str]) -> list[Detected]:
-        asked = {f"a photo of {with_article(name)}": name for name in dict.fromkeys(names)}
-        found = self._detect(picture, candidate_labels=list(asked), threshold=self.threshold)
-        boxes = [item["box"] for item in found]
-        return sorted(
-            (
-                Detected(
-                    asked[item["label"]], item["score"], (box["xmin"], box["ymin"], box["xmax"], box["ymax"])
-                )
-                for item, box in zip(found, boxes, strict=True)
-            ),
-            key=lambda item: -item.score,
-        )
+        import torch
+
+        wanted = list(dict.fromkeys(names))
+        queries = [f"a photo of {with_article(name)}" for name in wanted]
+        inputs = self.processor(text=[queries], images=picture.convert("RGB"), return_tensors="pt")
+        with torch.no_grad():
+            outputs = self.model(**inputs.to(self.device))
+        found = self.processor.post_process_grounded_object_detection(
+            outputs, threshold=self.threshold, target_sizes=[(picture.height, picture.width)]
+        )[0]
+        rows = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+        detected = [Detected(wanted[label], score, tuple(box)) for label, score, box in rows]
+        return sorted(detected, key=lambda item: -item.score)
