@@ -1,6 +1,6 @@
 """A Long-CLIP checkpoint, or any CLIP text tower, into a 248-token text encoder folder, offline:
 
-    python -m pipelines.longalign.convert_long_clip --checkpoint longclip-L.pt --tokenizer SD15/tokenizer --out DIR
+    python -m pipelines.longalign.convert_long_clip --checkpoint longclip-L.pt --tokenizer TOKENIZER --out DIR
     python -m pipelines.longalign.convert_long_clip --folder SD15 --out DIR        (stretched, not trained)
 
 The result has the subfolders `text_encoder` and `tokenizer` of a Stable Diffusion model.
@@ -50,12 +50,16 @@ def save(model: Any, tokenizer: Any, pad_id: int | None, out: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.longalign.convert_long_clip", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.longalign.convert_long_clip", description=__doc__
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="longclip-B.pt or longclip-L.pt")
     source.add_argument("--folder", type=Path, help="model folder whose text encoder is stretched")
     parser.add_argument("--tokenizer", type=Path, help="CLIP tokenizer folder (default: that of --folder)")
-    parser.add_argument("--pad-id", type=int, help="padding token (default: as the tokenizer has it; authors: 0)")
+    parser.add_argument(
+        "--pad-id", type=int, help="padding token (default: as the tokenizer has it; authors: 0)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
     options = parser.parse_args(arguments)
     from transformers import CLIPTextModel, CLIPTokenizer

@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-Tensor = torch.Tensor
 KEPT, RATIO = 20, 4
 COMPONENTS = 32
 
@@ -46,12 +45,12 @@ def stretch_positions(table: Tensor, keep: int = KEPT, ratio: int = RATIO) -> Te
 
 
 def effective_positions(frozen: Tensor, trained: Tensor, keep: int = KEPT) -> Tensor:
-    """The table a checkpoint really uses: rows below `keep` of the frozen one, the others of the trained one."""
+    """The table a checkpoint really uses: rows below `keep` from the frozen one, others from the trained."""
     return torch.cat([frozen[:keep], trained[keep:]])
 
 
 def stretch_text_encoder(model: Any, keep: int = KEPT, ratio: int = RATIO) -> Any:
-    """A copy of a `CLIPTextModel` or `CLIPTextModelWithProjection` with stretched positions, in float32 steps.
+    """A copy of a `CLIPTextModel` or `CLIPTextModelWithProjection` with positions stretched in float32.
 
     The original stays as it is. Its tokenizer has to be told too: `stretch_tokenizer`.
     """
@@ -129,7 +128,7 @@ def long_clip_config(state: Mapping[str, Tensor], **changes: Any) -> dict[str, A
 
 
 def principal_components(features: Tensor, count: int = COMPONENTS) -> Tensor:
-    """Features `[B, E]` with nothing left but their `count` main directions within the batch, mean included."""
+    """Features `[B, E]` reduced to their `count` main directions within the batch, mean included."""
     mean = features.mean(0)
     centred = features - mean
     _, _, directions = torch.linalg.svd(centred.float(), full_matrices=False)

@@ -12,9 +12,8 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from peft import LoraConfig
-from torch import nn
+from torch import Tensor, nn
 
-Tensor = torch.Tensor
 RANK = 32
 _CARRIERS = (ResnetBlock2D, Attention, GEGLU)
 
@@ -53,13 +52,19 @@ def named_from_list(flat: Sequence[Tensor], unet: nn.Module) -> dict[str, Tensor
     """
     names = lora_modules(unet)
     if len(flat) != 2 * len(names):
-        raise ValueError(f"the list has {len(flat)} tensors; this U-Net has {len(names)} layers, two for each")
+        raise ValueError(
+            f"the list has {len(flat)} tensors; this U-Net has {len(names)} layers, two for each"
+        )
     layers = dict(unet.named_modules())
     named = {}
     for index, name in enumerate(names):
         up, down = flat[2 * index], flat[2 * index + 1]
         weight = layers[name].weight
-        if up.shape[0] != weight.shape[0] or down.shape[1:] != weight.shape[1:] or up.shape[1] != down.shape[0]:
+        if (
+            up.shape[0] != weight.shape[0]
+            or down.shape[1:] != weight.shape[1:]
+            or up.shape[1] != down.shape[0]
+        ):
             shapes = f"{list(up.shape)} and {list(down.shape)}"
             raise ValueError(f"entry {index} has the shapes {shapes}, {name} has {list(weight.shape)}")
         named[f"{name}.lora_A.weight"], named[f"{name}.lora_B.weight"] = down, up

@@ -18,7 +18,12 @@ PAGE_MIX = SceneMix(counts=(0.0, 0.5, 0.5), groups=0.0, related=0.8)
 HELD_OUT_PAGES = SceneMix(counts=(0.0, 0.5, 0.5), groups=0.0, related=0.8, held_out=True)
 EVALUATION_SEED = 900_021
 
-_PLACES = ("The place is {}.", "This is a picture of {}.", "The page shows {}.", "We see {} in the background.")
+_PLACES = (
+    "The place is {}.",
+    "This is a picture of {}.",
+    "The page shows {}.",
+    "We see {} in the background.",
+)
 _INTRODUCTIONS = ("There is {}.", "We see {}.", "The picture shows {}.", "On this page there is also {}.")
 _RELATIONS = {"left of": "to the left of", "right of": "to the right of", "above": "above", "below": "below"}
 _FILLERS = (
@@ -41,10 +46,14 @@ _FILLERS = (
 
 @dataclass(frozen=True)
 class Page:
-    """A text and what a picture of it must show; `relation` is of the first object to the second."""
+    """A text, what a picture of it must show, and the scene it is about.
+
+    `relation` is of the first object to the second.
+    """
 
     text: str
     wanted: Wanted
+    scene: Scene
     relation: str | None = None
 
 
@@ -64,7 +73,7 @@ def write_page(scene: Scene, rng: Random, sentences: tuple[int, int] = SENTENCES
     rng.shuffle(units)
     text = " ".join(line for unit in units for line in unit)
     objects = tuple(WantedObject(item.kind, item.colour, item.pattern) for item in scene.objects)
-    return Page(text, Wanted(objects, scene.place), relation)
+    return Page(text, Wanted(objects, scene.place), scene, relation)
 
 
 def _about(scene: Scene, item: SceneObject, rng: Random) -> list[str]:

@@ -1,9 +1,9 @@
 """A folder with what LongAlign adds to a Stable Diffusion model: LoRAs, adapter, T5, and how they are used.
 
-    longalign.json                             rows of a block, how sentences are cut, names of the LoRAs
-    <name>/pytorch_lora_weights.safetensors    align, reward, lcm, reward_lcm: what there is of them
-    adapter/                                   `TextAdapter`, where the weights use T5
-    text_encoder_2/, tokenizer_2/              T5, where the folder brings its own
+longalign.json                             rows of a block, how sentences are cut, names of the LoRAs
+<name>/pytorch_lora_weights.safetensors    align, reward, lcm, reward_lcm: what there is of them
+adapter/                                   `TextAdapter`, where the weights use T5
+text_encoder_2/, tokenizer_2/              T5, where the folder brings its own
 """
 
 import json

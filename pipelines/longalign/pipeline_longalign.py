@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
+from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
     CLIPTextModel,
@@ -18,22 +19,21 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from pipelines.longalign.conditioning import EncodedPrompts, LongPromptEncoder, Plans, SegmentConditioning
+from pipelines.longalign.conditioning import LongPromptEncoder
 from pipelines.longalign.lora import merge_lora
 from pipelines.longalign.parts import FULL_PICTURE, LongAlignParts, read_lora
 from pipelines.longalign.plan import PromptSettings
 from pipelines.longalign.scheduling_longalign import LongAlignLCMScheduler
+from pipelines.longalign.segment_conditioning import EncodedPrompts, Plans, SegmentConditioning
 from pipelines.longalign.text_adapter import TextAdapter
-
-Tensor = torch.Tensor
 
 
 class LongAlignPipeline(StableDiffusionPipeline):
     """LongAlign over Stable Diffusion 1.x components (folders of `StableDiffusionPipeline` load too).
 
-    Everything but the text is diffusers' own pipeline: arguments, callbacks, outputs, memory switches. Without
-    T5 and adapter it works with any Stable Diffusion weights, untrained for it; `note` says which of the two
-    it is. `load_longalign` adds what a LongAlign folder holds.
+    Everything but the text is diffusers' own pipeline: arguments, callbacks, outputs, memory switches.
+    Without T5 and adapter it works with any Stable Diffusion weights, untrained for it; `note` says which of
+    the two it is. `load_longalign` adds what a LongAlign folder holds.
 
     Args:
         text_encoder_2, tokenizer_2, adapter: the T5 branch; all three or none.
@@ -93,7 +93,7 @@ class LongAlignPipeline(StableDiffusionPipeline):
 
     @property
     def prompt_settings(self) -> PromptSettings:
-        """How prompts are cut and encoded; assign another one to change it (it is saved with the pipeline)."""
+        """How prompts are cut and encoded; assign another one to change it (saved with the pipeline)."""
         mode, overflow = self.config.segment_mode, self.config.overflow
         overflow = overflow or ("truncate" if mode == "official" else "grow")
         return PromptSettings(mode=mode, overflow=overflow, rows=self.config.token_length)
@@ -142,7 +142,10 @@ class LongAlignPipeline(StableDiffusionPipeline):
             if (folder / "text_encoder_2").is_dir():
                 branch["text_encoder_2"] = T5EncoderModel.from_pretrained(folder / "text_encoder_2")
                 branch["tokenizer_2"] = T5TokenizerFast.from_pretrained(folder / "tokenizer_2")
-        merged = {**{name: getattr(self, name) for name in ("text_encoder_2", "tokenizer_2", "adapter")}, **branch}
+        merged = {
+            **{name: getattr(self, name) for name in ("text_encoder_2", "tokenizer_2", "adapter")},
+            **branch,
+        }
         _check_branch(**merged)
         device, dtype = self.unet.device, self.unet.dtype
         for model in branch.values():
@@ -175,9 +178,10 @@ class LongAlignPipeline(StableDiffusionPipeline):
         self.unet.set_adapters(list(loaded), [strengths.get(name, 1.0) for name in loaded])
 
     def use_few_steps(self) -> None:
-        """Switch to the scheduler of distilled weights; call with `num_inference_steps=4, guidance_scale=0`."""
-        config = self.scheduler.config
-        self.scheduler = LongAlignLCMScheduler.from_config(config, original_inference_steps=20)
+        """Switch to the scheduler of distilled weights; paint with 4 steps and `guidance_scale=0` then."""
+        config = self.components["scheduler"].config
+        scheduler = LongAlignLCMScheduler.from_config(config, original_inference_steps=20)
+        self.register_modules(scheduler=scheduler)
 
     def long_encoder(self, clip_skip: int | None = None) -> LongPromptEncoder:
         """The encoder with its memory; a new one when parts or settings have changed."""
@@ -254,7 +258,7 @@ class LongAlignPipeline(StableDiffusionPipeline):
         self.negative_plans = encoded.negative_plans
         return encoded
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         prompt: str | list[str] | None = None,
         height: int | None = None,

@@ -113,9 +113,10 @@ class PromptPlan:
         meter = f"{self.encoder}: {self.used}/{self.rows} rows, {len(self.segments)} segments"
         if not self.cuts:
             return f"{meter}, 0 tokens dropped"
-        words = " ".join(cut.text.strip() for cut in self.cuts)
+        words = " ".join(" ".join(cut.text[:200].split()) for cut in self.cuts[:100])
+        words = "".join(letter if letter.isprintable() else " " for letter in words)
         words = words if len(words) <= 120 else f"{words[:117]}..."
-        return f"{meter}, {self.dropped_tokens} tokens dropped: {words!r}"
+        return f'{meter}, {self.dropped_tokens} tokens dropped: "{words}"'
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: ranges, ids, rows, cuts, warnings and the summary."""

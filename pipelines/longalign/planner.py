@@ -61,13 +61,9 @@ class SegmentPlanner:
                 segments.extend(self._divided(prompt, text, cuts))
         return Draft(prompt, tuple(segments), tuple(cuts), warnings)
 
-    def _truncated(
-        self, prompt: str, text: SourceText, runs: Sequence[TokenRun], cuts: list[Cut]
-    ) -> Segment:
+    def _truncated(self, prompt: str, text: SourceText, runs: Sequence[TokenRun], cuts: list[Cut]) -> Segment:
         fitting = tuple(run.part(0, reader.room) for run, reader in zip(runs, self.readers, strict=True))
-        lost = max(
-            (run.part(len(kept), len(run)) for run, kept in zip(runs, fitting, strict=True)), key=len
-        )
+        lost = max((run.part(len(kept), len(run)) for run, kept in zip(runs, fitting, strict=True)), key=len)
         room = min(reader.room for reader in self.readers)
         cuts.extend(_cut(prompt, lost, f"the sentence has more than {room} tokens"))
         return Segment(text.text, *text.span, fitting)
@@ -75,9 +71,7 @@ class SegmentPlanner:
     def _divided(self, prompt: str, text: SourceText, cuts: list[Cut]) -> list[Segment]:
         """Parts of a long sentence, each with a stop of its own."""
         first, *others = self.readers
-        room = min(
-            reader.room - len(stop) for reader, stop in zip(self.readers, self._stops, strict=True)
-        )
+        room = min(reader.room - len(stop) for reader, stop in zip(self.readers, self._stops, strict=True))
         has_stop = text.starts[-1] == text.ends[-1]
         body = text.part(0, len(text.text) - has_stop)
         segments = []

@@ -1,6 +1,7 @@
 """A CLIP model as judge of taste and alignment: captions by segments, pictures with their gradient kept."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +9,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from pipelines.longalign.plan import PromptSettings
 from pipelines.longalign.planner import SegmentPlanner
 from pipelines.longalign.preference import caption_embeddings, common_direction
 from pipelines.longalign.tokens import TokenReader
 
-Tensor = torch.Tensor
-DIRECTION_FILE = "common_direction.safetensors"
+REFERENCE_FILE = "reference.safetensors"
 LEAST_CAPTIONS = 1000  # below that the common direction leans towards single captions
 
 
@@ -52,8 +53,10 @@ class PreferenceModel:
         self.reader = TokenReader(tokenizer, window)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, picture_input: PictureInput | None = None) -> "PreferenceModel":
-        """Load `CLIPModel` and tokenizer; the statistics come from `preprocessor_config.json` if it is there."""
+    def from_pretrained(
+        cls, folder: str | Path, picture_input: PictureInput | None = None
+    ) -> "PreferenceModel":
+        """Load `CLIPModel` and tokenizer; statistics come from `preprocessor_config.json` if it is there."""
         from transformers import AutoTokenizer, CLIPModel
 
         written = Path(folder) / "preprocessor_config.json"
@@ -96,25 +99,30 @@ class PreferenceModel:
         ids, index = self.segments(captions, mode)
         return caption_embeddings(self.embed_ids(ids), index.to(self.device), len(captions))
 
-    def prepare(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Pictures `[B, 3, H, W]` in [0, 1] -> the vision tower's input; one random crop for the whole batch."""
-        crop, size = self.picture_input.crop, self.model.config.vision_config.image_size
-        if crop is not None:
-            rooms = [max(side - crop, 0) for side in pictures.shape[-2:]]
+    def prepare(
+        self, pictures: Tensor, generator: torch.Generator | None = None, crop: bool = True
+    ) -> Tensor:
+        """Pictures `[B, 3, H, W]` in [0, 1] -> the vision tower's input.
+
+        With `crop` one random crop is taken for the whole batch, as in training.
+        """
+        side, size = self.picture_input.crop, self.model.config.vision_config.image_size
+        if crop and side is not None:
+            rooms = [max(length - side, 0) for length in pictures.shape[-2:]]
             top, left = (int(torch.randint(room + 1, (1,), generator=generator)) for room in rooms)
-            pictures = pictures[..., top : top + crop, left : left + crop]
-        pictures = F.interpolate(
-            pictures, (size, size), mode="bilinear", align_corners=False, antialias=True
-        )
+            pictures = pictures[..., top : top + side, left : left + side]
+        pictures = F.interpolate(pictures, (size, size), mode="bilinear", align_corners=False, antialias=True)
         mean, std = (
             torch.tensor(values, device=pictures.device, dtype=pictures.dtype).view(3, 1, 1)
             for values in (self.picture_input.mean, self.picture_input.std)
         )
         return (pictures - mean) / std
 
-    def embed_pictures(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def embed_pictures(
+        self, pictures: Tensor, generator: torch.Generator | None = None, crop: bool = True
+    ) -> Tensor:
         """Picture embeddings `[B, E]` float32 of pictures `[B, 3, H, W]` in [0, 1]; differentiable."""
-        pixels = self.prepare(pictures.to(self.device), generator).to(self.model.logit_scale.dtype)
+        pixels = self.prepare(pictures.to(self.device), generator, crop).to(self.model.logit_scale.dtype)
         return _vectors(self.model.get_image_features(pixel_values=pixels)).float()
 
 
@@ -123,28 +131,51 @@ def _vectors(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output
 
 
-def store_direction(model: PreferenceModel, captions: Sequence[str], path: Path, batch: int = 64) -> Tensor:
-    """Compute the common direction V `[E]` of many captions and write it to a safetensors file.
+@dataclass(frozen=True)
+class Reference:
+    """What scores are held against.
+
+    Attributes:
+        direction: V `[E]`, the common direction of many captions.
+        mean_picture: `[E]`, the mean unit embedding of many pictures, or None. What a picture scores above it
+            for a sentence is due to the picture, not to how the sentence is worded.
+    """
+
+    direction: Tensor
+    mean_picture: Tensor | None = None
+
+    def save(self, path: Path) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {"direction": self.direction, "mean_picture": self.mean_picture}
+        part = path.with_suffix(".part")
+        save_file({name: value.cpu() for name, value in tensors.items() if value is not None}, part)
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Reference":
+        from safetensors.torch import load_file
+
+        tensors = load_file(path)
+        return cls(tensors["direction"], tensors.get("mean_picture"))
+
+
+@torch.no_grad()
+def measure_reference(
+    model: PreferenceModel, captions: Sequence[str], pictures: Tensor | None = None, batch: int = 64
+) -> Reference:
+    """The reference of a model over captions and, where given, pictures `[P, 3, H, W]` in [0, 1].
 
     Raises:
         ValueError: fewer than 1,000 captions.
     """
-    import os
-
-    from safetensors.torch import save_file
-
     if len(captions) < LEAST_CAPTIONS:
-        raise ValueError(f"the common direction needs at least {LEAST_CAPTIONS} captions, got {len(captions)}")
+        raise ValueError(
+            f"the common direction needs at least {LEAST_CAPTIONS} captions, got {len(captions)}"
+        )
     parts = [model.embed_captions(captions[i : i + batch]) for i in range(0, len(captions), batch)]
-    direction = common_direction(torch.cat(parts)).cpu()
-    part = path.with_suffix(".part")
-    save_file({"direction": direction}, part, {"captions": str(len(captions))})
-    os.replace(part, path)
-    return direction
-
-
-def load_direction(path: str | Path) -> Tensor:
-    """V `[E]` from `store_direction`'s file."""
-    from safetensors.torch import load_file
-
-    return load_file(path)["direction"]
+    direction = common_direction(torch.cat(parts))
+    if pictures is None:
+        return Reference(direction)
+    embeds = torch.cat([model.embed_pictures(part, crop=False) for part in pictures.split(batch)])
+    return Reference(direction, F.normalize(embeds, dim=-1).mean(0))

@@ -54,11 +54,11 @@ def _pieces(prompt: str) -> list[tuple[int, int, float]]:
         rank = _first_rank(brackets, order, start, end)
         found = []
         for first, last in _items(prompt, brackets, rank, partner, (start, end)):
-            if last - first >= 2 and first in order and prompt[first] == "(" and prompt[last - 1] == ")":
-                if last - 1 in order:
-                    found.append((*_group(prompt, first + 1, last - 1, weight * IMPLICIT_WEIGHT), False))
-                    continue
-            found.append((first, last, weight, True))
+            ends = (prompt[first], prompt[last - 1]) == ("(", ")")
+            if ends and last - first >= 2 and first in order and last - 1 in order:
+                found.append((*_group(prompt, first + 1, last - 1, weight * IMPLICIT_WEIGHT), False))
+            else:
+                found.append((first, last, weight, True))
         todo.extend(reversed(found))
     return pieces
 

@@ -9,11 +9,11 @@ Source: arXiv 2410.11817 (after DRTune, arXiv 2405.00760).
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pipelines.longalign.solver import ddim_step, predict_clean, predict_noise
 
-Tensor = torch.Tensor
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x [B, ...], t [B], context [B, S, C]) -> output
 Predict = Callable[[Tensor, int], Tensor]  # (x [B, ...], t) -> output
 
@@ -63,7 +63,9 @@ def rollout(
     for index, t in enumerate(timesteps_of(steps, len(alphas_cumprod))):
         output = _output(predict, x, t, index % every == start)
         clean = predict_clean(output, x, t, alphas_cumprod, prediction)
-        x = ddim_step(clean, predict_noise(output, x, t, alphas_cumprod, prediction), t - jump, alphas_cumprod)
+        x = ddim_step(
+            clean, predict_noise(output, x, t, alphas_cumprod, prediction), t - jump, alphas_cumprod
+        )
     return clean
 
 

@@ -2,8 +2,6 @@
 
 from diffusers import LCMScheduler
 
-FEW_STEPS = 4
-
 
 class LongAlignLCMScheduler(LCMScheduler):
     """LCM sampling whose answer is the network's clean estimate itself (c_skip 0, c_out 1).
@@ -12,6 +10,6 @@ class LongAlignLCMScheduler(LCMScheduler):
     train (`LongAlignLCMScheduler.from_config(scheduler.config, original_inference_steps=20)`).
     """
 
-    def get_scalings_for_boundary_condition_discrete(self, timestep):  # type: ignore[no-untyped-def]
+    def get_scalings_for_boundary_condition_discrete(self, timestep: int) -> tuple[float, float]:
         """As in the authors' sampling script, at every time."""
         return 0.0, 1.0

@@ -6,8 +6,8 @@ Source: arXiv 2010.02502 (DDIM), arXiv 2310.04378 (LCM).
 """
 
 import torch
+from torch import Tensor
 
-Tensor = torch.Tensor
 SIGMA_DATA = 0.5
 TIMESTEP_SCALING = 10.0
 

@@ -80,8 +80,12 @@ _ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
 _ESCAPE_CODE = re.compile(r"\x1b\[[\d;]*[a-zA-Z]")
 _LINE_END = re.compile("\r\n|[\r\u2028\u2029]")
 _C1 = re.compile("[\x80-\x9f]")  # Windows-1252 taken for Latin-1
-_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc\U000e0001\U000e0020-\U000e007f]")
-_MARK = re.compile("[\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\u3000\ufb00-\ufb06\uff01-\uffef]")
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc\U000e0001\U000e0020-\U000e007f]"
+)
+_MARK = re.compile(
+    "[\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\u3000\ufb00-\ufb06\uff01-\uffef]"
+)
 
 
 def _plain_mark(mark: str) -> str:
@@ -100,9 +104,9 @@ def clean_up(text: SourceText) -> SourceText:
     """Text as CLIP's own tokenizer saw it in training.
 
     That tokenizer repairs text first; the one in transformers 5 doesn't. Entities are resolved (in lines
-    before the first "<"), curly quotes straightened, ligatures and full-width forms opened, line ends unified,
-    control characters removed. Mended encodings ("Ã©") are not part of it. The tokenizer itself does the rest
-    (whitespace, lower case, composed characters).
+    before the first "<"), curly quotes straightened, ligatures and full-width forms opened, line ends
+    unified, control characters removed. Mended encodings ("Ã©") are not part of it. The tokenizer itself
+    does the rest (whitespace, lower case, composed characters).
     """
     if text.text.isascii() and "&" not in text.text and text.text.isprintable():
         return text

@@ -19,11 +19,36 @@ _WORD_BEFORE = re.compile(r"[^\W_](?:[\w.]{0,22}\w)?$")
 
 # a stop behind these never ends a sentence
 _TITLES = frozenset(
-    "mr mrs ms dr prof st mt capt gen col lt sgt rev hon messrs vs eg ie cf ca approx vol pp al".split()
+    [
+        "mr",
+        "mrs",
+        "ms",
+        "dr",
+        "prof",
+        "st",
+        "mt",
+        "capt",
+        "gen",
+        "col",
+        "lt",
+        "sgt",
+        "rev",
+        "hon",
+        "messrs",
+        "vs",
+        "eg",
+        "ie",
+        "cf",
+        "ca",
+        "approx",
+        "vol",
+        "pp",
+        "al",
+    ]
 )
 # behind these it does when a capital letter follows; the second group only with dots or capitals of its own
-_EITHER = frozenset("etc inc ltd co corp jr sr dept est ave blvd rd".split())
-_EITHER_MARKED = frozenset("am pm us uk eu usa bc ad".split())
+_EITHER = frozenset(["etc", "inc", "ltd", "co", "corp", "jr", "sr", "dept", "est", "ave", "blvd", "rd"])
+_EITHER_MARKED = frozenset(["am", "pm", "us", "uk", "eu", "usa", "bc", "ad"])
 _BEFORE_NUMBERS = frozenset({"no", "nos", "fig", "figs", "p", "art", "ch"})
 
 
@@ -95,7 +120,7 @@ def sentence_ends(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _ends_sentence(text: str, token: int, places: tuple[int, int, int]) -> bool:
-    """Whether the stop ends a sentence; `places` are its start, its end, and the end of what closes with it."""
+    """Whether the stop ends a sentence; `places`: its start, its end, the end of what closes with it."""
     start, end, closed = places
     mark = text[start:end]
     if _ALWAYS & set(mark) or closed == len(text):

@@ -134,9 +134,7 @@ class CachedTextEncoder:
                 answers.append(EncodedText(states, None if pooled is None else pooled[row].clone()))
         return answers
 
-    def _call(
-        self, ids: torch.Tensor, mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _call(self, ids: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=self.skip > 0)
         pooled = getattr(output, "text_embeds", None)
         if pooled is None:

@@ -1,4 +1,4 @@
-"""Train a stage of LongAlign: `python -m pipelines.longalign.train align --parts DIR --state DIR --minutes 9`.
+"""Train a stage of LongAlign: `python -m pipelines.longalign.train align --parts DIR --state DIR`.
 
 align: LoRA and adapter on pages. lcm: four steps. reward: preference over fifty steps (GPU). reward-on-lcm:
 preference over four steps. long-clip: a CLIP model stretched to 248 positions.
@@ -64,7 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parts", type=Path, help="folder of the Stable Diffusion model")
     parser.add_argument("--t5", type=Path, help="folder with text_encoder_2 and tokenizer_2 (default: no T5)")
     parser.add_argument("--longalign", type=Path, help="LongAlign folder with the stages before this one")
-    parser.add_argument("--preference", type=Path, help="folder of the CLIP model that scores, or is stretched")
+    parser.add_argument(
+        "--preference", type=Path, help="folder of the CLIP model that scores, or is stretched"
+    )
     parser.add_argument("--reweight", type=float, default=0.3, help="w: share of the text-irrelevant part")
     run_recipe(RECIPES, parser.parse_args(arguments))
 

@@ -19,6 +19,7 @@ DRAWINGS = 20_000
 STREAM_SEED = 143
 SCENES = SceneMix(counts=(0.15, 0.5, 0.35), groups=0.0, related=0.7)
 HELD_OUT_SEED = 900_023
+HELD_OUT = 64  # drawings
 
 
 def align_recipe() -> LoopConfig:
@@ -69,8 +70,9 @@ class AlignTask:
         pages = [page.text for page in held_out_pages(SHEET_PAGES)]
         save_sheet(self.parts.paint(pages, 5), folder / "sheet.png")
         held_out = SceneMix(counts=SCENES.counts, groups=0.0, held_out=True)
-        stream = LatentStream(self.parts.vae, folder / "held_out", 64, held_out, HELD_OUT_SEED)
-        latents, entries = stream.batch(0, 64)
+        stream = LatentStream(self.parts.vae, folder / "held_out", HELD_OUT, held_out, HELD_OUT_SEED)
+        latents, entries = stream.batch(0, HELD_OUT)
         texts = [write_page(scene, sample_rng(HELD_OUT_SEED, i)).text for i, (scene, _) in enumerate(entries)]
-        losses = [self.denoising_loss(latents[i : i + 16, 0], texts[i : i + 16], i) for i in range(0, 64, 16)]
+        firsts = range(0, HELD_OUT, 16)
+        losses = [self.denoising_loss(latents[i : i + 16, 0], texts[i : i + 16], i) for i in firsts]
         return {"held_out_loss": float(torch.stack(losses).mean())}

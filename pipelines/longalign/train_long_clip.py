@@ -65,7 +65,9 @@ class LongCLIPTask:
         device, _ = runtime_device()
         options = {"padding": True, "truncation": True, "max_length": self.length, "return_tensors": "pt"}
         ids = self.tokenizer(texts, **options).input_ids
-        return self.model.text_projection(self.model.text_model(input_ids=ids.to(device)).pooler_output).float()
+        return self.model.text_projection(
+            self.model.text_model(input_ids=ids.to(device)).pooler_output
+        ).float()
 
     def _embeds(self, seed: int, first: int, count: int, mix: SceneMix) -> tuple[torch.Tensor, ...]:
         device, _ = runtime_device()

@@ -11,14 +11,15 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
-from pipelines.longalign.conditioning import SegmentConditioning, clip_window
+from pipelines.longalign.conditioning import clip_window
 from pipelines.longalign.lora import lora_config, merge_lora
 from pipelines.longalign.parts import LongAlignParts, read_lora
 from pipelines.longalign.pipeline_longalign import LongAlignPipeline
 from pipelines.longalign.plan import PromptSettings
+from pipelines.longalign.segment_conditioning import SegmentConditioning
 from pipelines.longalign.text_adapter import TextAdapter
 from pipelines.longalign.text_encoders import CachedTextEncoder
 from pipelines.longalign.tokens import TokenReader
@@ -26,9 +27,9 @@ from pipelines.storybook.latents import load_autoencoder
 from pipelines.training.group_norm import use_quick_group_norm
 from pipelines.training.loop import runtime_device
 
-Tensor = torch.Tensor
 LORA_RANK = 16
 SHEET_PAGES = 6
+SHEET_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ class LearnedParts(nn.Module):
     def _learned(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
-    def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:  # type: ignore[override]
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:
         """Tensors that learn, by parameter name."""
         return {name: value.detach() for name, value in self._learned().items()}
 
-    def load_state_dict(self, state: Mapping[str, Tensor], *args: Any, **options: Any) -> None:  # type: ignore[override]
+    def load_state_dict(self, state: Mapping[str, Tensor], *args: Any, **options: Any) -> None:
         """Set them all, by parameter name or as they are published; the adapter may be left out.
 
         Raises:
@@ -81,7 +82,9 @@ class LearnedParts(nn.Module):
         missing = [name for name in learned if name not in state and not name.startswith("adapter.")]
         foreign = [name for name in state if name not in learned]
         if missing or foreign:
-            raise ValueError(f"{len(missing)} tensors are missing, {len(foreign)} have no place: {foreign[:3]}")
+            raise ValueError(
+                f"{len(missing)} tensors are missing, {len(foreign)} have no place: {foreign[:3]}"
+            )
         with torch.no_grad():
             for name, value in state.items():
                 learned[name].copy_(value)
@@ -89,7 +92,8 @@ class LearnedParts(nn.Module):
     def _own_name(self, name: str) -> str:
         if name.startswith(("unet.", "adapter.")):
             return name
-        return f"unet.{name.replace('.lora_A.', f'.lora_A.{self.name}.').replace('.lora_B.', f'.lora_B.{self.name}.')}"
+        stem, _, kind = name.rpartition(".")  # "...lora_A.weight" is "...lora_A.<adapter>.weight" in peft
+        return f"unet.{stem}.{self.name}.{kind}"
 
     @contextlib.contextmanager
     def as_before(self) -> Iterator[None]:
@@ -137,7 +141,9 @@ class TrainingParts:
         self.text_encoder_2, self.tokenizer_2, adapter = None, None, None
         if sources.t5 is not None:
             self.tokenizer_2 = AutoTokenizer.from_pretrained(sources.t5 / "tokenizer_2")
-            self.text_encoder_2 = _frozen(T5EncoderModel.from_pretrained(sources.t5 / "text_encoder_2"), device)
+            self.text_encoder_2 = _frozen(
+                T5EncoderModel.from_pretrained(sources.t5 / "text_encoder_2"), device
+            )
             adapter = self._adapter(sources.longalign, unet.config.cross_attention_dim)
         self.learned = LearnedParts(unet, name, adapter, train_adapter, dropout)
         self.settings = PromptSettings(mode=self._mode(sources.longalign))
@@ -197,9 +203,13 @@ class TrainingParts:
     def paint(self, texts: Sequence[str], seed: int, few_steps: bool = False) -> Tensor:
         """Pictures `[B, 3, H, W]` in [0, 1] of texts, by 20 guided steps or 4 distilled ones."""
         generators = [torch.Generator().manual_seed(seed + index) for index in range(len(texts))]
-        steps, guidance = (4, 0.0) if few_steps else (20, 3.0)
+        steps, guidance = (4, 0.0) if few_steps else (SHEET_STEPS, 3.0)
         pipe = self.pipeline(few_steps)
-        options = {"num_inference_steps": steps, "guidance_scale": guidance, "output_type": "pt"}
+        options: dict[str, Any] = {
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "output_type": "pt",
+        }
         return pipe(list(texts), generator=generators, **options).images.float().cpu()
 
 

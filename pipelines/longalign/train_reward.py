@@ -9,24 +9,26 @@ from torch import nn
 from pipelines.longalign.pages import held_out_pages, page_of
 from pipelines.longalign.preference import DEFAULT_WEIGHT, decompose, preference_logits, preference_loss
 from pipelines.longalign.preference_model import (
-    DIRECTION_FILE,
+    REFERENCE_FILE,
     STORYBOOK_INPUT,
     PreferenceModel,
-    load_direction,
-    store_direction,
+    Reference,
+    measure_reference,
 )
 from pipelines.longalign.rollout import consistency_rollout, guided, rollout, unguided
 from pipelines.longalign.train_parts import SHEET_PAGES, Sources, TrainingParts, save_sheet
-from pipelines.storybook.dataset import sample_rng
+from pipelines.storybook.dataset import sample_rng, to_tensor
+from pipelines.storybook.draw import draw_scene
 from pipelines.training.loop import LoopConfig, runtime_device
 
 GUIDANCE = 3.0  # of the 50-step rollout; the paper's 7.5 belongs to Stable Diffusion
-DIRECTION_PAGES = 1024
+REFERENCE_PAGES = 1024
+REFERENCE_DRAWINGS = 256
 HELD_OUT = 24
 
 
 def reward_recipe() -> LoopConfig:
-    """Fifty steps a sample: for a GPU (about half an hour); days on a CPU core. The paper: 180,000 rollouts."""
+    """Fifty steps a sample: for a GPU (half an hour); days on a CPU core. The paper: 180,000 rollouts."""
     return LoopConfig(
         samples=40_000, batch=8, lr=2e-4, warmup=50, decay_from=0.7, ema_decay=0.995, weight_decay=0.01,
         clip=0.3, evaluate_every_s=900,
@@ -47,7 +49,7 @@ class RewardTask:
     Args:
         sources: the model, T5, and the LongAlign folder with the stages before.
         preference: folder of a `CLIPModel` (`storybook-clip`).
-        state: the run's folder; the common direction is kept there unless the preference folder has one.
+        state: the run's folder; the reference (common direction) is kept there unless `preference` has one.
         few_steps: four distilled steps (stages align and lcm are merged), or fifty guided ones (align).
         weight: w, the share of the text-irrelevant part.
         steps: of the fifty-step rollout, and every how many of them one has gradient.
@@ -70,18 +72,25 @@ class RewardTask:
         self.model: nn.Module = self.parts.learned
         self.judge = PreferenceModel.from_pretrained(preference, STORYBOOK_INPUT)
         self.judge.to(runtime_device()[0])
-        self.direction = self._common_direction(preference, state, seed).to(self.judge.device)
+        self.direction = self._reference(preference, state, seed).direction.to(self.judge.device)
         self.few_steps, self.weight, self.steps, self.seed = few_steps, weight, steps, seed
-        channels, side = self.parts.learned.unet.config.in_channels, self.parts.learned.unet.config.sample_size
+        channels, side = (
+            self.parts.learned.unet.config.in_channels,
+            self.parts.learned.unet.config.sample_size,
+        )
         self.shape = (channels, side, side)
 
-    def _common_direction(self, preference: Path, state: Path, seed: int) -> torch.Tensor:
+    def _reference(self, preference: Path, state: Path, seed: int) -> Reference:
         for folder in (preference, state):
-            if (folder / DIRECTION_FILE).exists():
-                return load_direction(folder / DIRECTION_FILE)
+            if (folder / REFERENCE_FILE).exists():
+                return Reference.load(folder / REFERENCE_FILE)
         state.mkdir(parents=True, exist_ok=True)
-        pages = [page_of(seed + 7, index).text for index in range(DIRECTION_PAGES)]
-        return store_direction(self.judge, pages, state / DIRECTION_FILE)
+        pages = [page_of(seed + 7, index) for index in range(REFERENCE_PAGES)]
+        drawings = [draw_scene(page.scene, 128, 128) for page in pages[:REFERENCE_DRAWINGS]]
+        pictures = to_tensor(drawings).mul(0.5).add(0.5)
+        measured = measure_reference(self.judge, [page.text for page in pages], pictures)
+        measured.save(state / REFERENCE_FILE)
+        return measured
 
     def paint(self, texts: list[str], sample: int) -> torch.Tensor:
         """Latents `[B, C, H, W]` of a differentiable rollout."""

@@ -23,7 +23,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if count := config.stash.get(_NOT_RUN, 0):
         where = folder(FAMILY) / MINI
-        terminalreporter.write_line(f"longalign tests that did not run: {count} (no vocabulary {where})", yellow=True)
+        terminalreporter.write_line(
+            f"longalign tests that did not run: {count} (no vocabulary {where})", yellow=True
+        )
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from pipelines.longalign.conditioning import SegmentConditioning
 from pipelines.longalign.plan import PromptSettings
+from pipelines.longalign.segment_conditioning import SegmentConditioning
 from pipelines.longalign.text_adapter import TextAdapter
 from pipelines.longalign.text_encoders import CachedTextEncoder
 from pipelines.longalign.tokens import TokenReader

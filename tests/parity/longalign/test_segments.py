@@ -21,9 +21,9 @@ def check_rows(planner, prompt, recorded):
     kept = [reader.wrap(s.runs[0])[place] for s in draft.segments for place in reader.kept(s.runs[0])]
     assert kept == recorded["kept_ids_concat"]
     assert planner.needed_rows(draft) == recorded["kept_total"]
-    assert [any(c.start >= s.start and c.end <= s.end for c in draft.cuts) for s in draft.segments] == recorded[
-        "truncated"
-    ]
+    assert [
+        any(c.start >= s.start and c.end <= s.end for c in draft.cuts) for s in draft.segments
+    ] == recorded["truncated"]
     plan = planner.place(draft, 240)
     assert plan.rows - plan.used == recorded["pad_star_count_at_240"]
     assert recorded["kept_total"] - plan.used == recorded["dropped_at_240"]
@@ -61,4 +61,6 @@ def test_weights(case):
     for entry in case.record["cases"]:
         pieces = weighted_pieces(entry["text"])
         assert [text for text, _ in pieces] == [text for text, _ in entry["parsed"]], entry["text"]
-        assert [w for _, w in pieces] == pytest.approx([w for _, w in entry["parsed"]], abs=1e-12), entry["text"]
+        assert [w for _, w in pieces] == pytest.approx([w for _, w in entry["parsed"]], abs=1e-12), entry[
+            "text"
+        ]

@@ -53,8 +53,8 @@ def build_unet(context: int = 16, channels: int = 4, size: int = 8, **options: A
     config = {
         "sample_size": size, "in_channels": channels, "out_channels": channels, "block_out_channels": (8, 16),
         "layers_per_block": 1, "cross_attention_dim": context, "attention_head_dim": 2, "norm_num_groups": 4,
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     }  # fmt: skip
     return UNet2DConditionModel(**{**config, **options}).eval()
 

@@ -1,10 +1,8 @@
 """Prompts of a page through stock pipelines."""
 
-import pytest
 import torch
 
 from pipelines.longalign.conditioning import LongPromptEncoder
-from pipelines.longalign.plan import OFFICIAL, PromptSettings
 
 
 def paint(pipe, encoded, **options):

@@ -152,7 +152,9 @@ def test_half_of_the_t5_branch_is_refused():
 def test_longsd_files_become_a_folder_and_come_back(pipe, longsd):
     assert LongAlignParts.read(longsd) == LongAlignParts("official", 240, ("align", "reward"))
     flat = list_from_named(read_lora(longsd, "align"), pipe.unet)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(flat, random_list(pipe.unet, 1), strict=True))
+    assert all(
+        torch.equal(ours, theirs) for ours, theirs in zip(flat, random_list(pipe.unet, 1), strict=True)
+    )
 
 
 def test_lora_strengths_and_merging(longsd):
@@ -165,8 +167,9 @@ def test_lora_strengths_and_merging(longsd):
         return built
 
     plain = paint(build())
-    apart, merged = build(strengths={"align": 1.0, "reward": 0.5}), build(
-        strengths={"align": 1.0, "reward": 0.5}, merge=True
+    apart, merged = (
+        build(strengths={"align": 1.0, "reward": 0.5}),
+        build(strengths={"align": 1.0, "reward": 0.5}, merge=True),
     )
     assert apart.note.startswith("LongAlign weights (align, reward)")
     assert apart.prompt_settings.mode == "official" and apart.prompt_settings.overflow == "truncate"

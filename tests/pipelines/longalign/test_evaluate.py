@@ -1,0 +1,116 @@
+"""The evaluation command on tiny random models: every reading, the cache, the grid."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+
+from pipelines.longalign import encoding_time, evaluate
+from pipelines.longalign.baselines import encode_chunks, encode_truncated
+from pipelines.longalign.evaluate import Painter, readings
+from pipelines.longalign.lora import lora_modules
+from pipelines.longalign.parts import LORA_NAMES, LongAlignParts, write_lora
+from pipelines.storybook.detector import StorybookJudge
+from pipelines.storybook.train_sd import SCHEDULE
+from tests.pipelines.longalign.conftest import build_vae, sd_parts
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model with all LoRAs, and a judge; both tiny and random."""
+    root = tmp_path_factory.mktemp("evaluation")
+    parts = sd_parts(channels=4, size=8)
+    parts["vae"], parts["scheduler"] = build_vae(4), DDIMScheduler(**SCHEDULE)
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(root / "sd")
+    folder, unet = root / "sd" / "longalign", parts["unet"]
+    layers = dict(unet.named_modules())
+    LongAlignParts("smart", 240, ()).write(folder)
+    for name in LORA_NAMES:
+        tensors = {}
+        for path in lora_modules(unet):
+            weight = layers[path].weight
+            tensors[f"{path}.lora_A.weight"] = 0.3 * torch.randn(2, *weight.shape[1:])
+            tensors[f"{path}.lora_B.weight"] = 0.3 * torch.randn(
+                weight.shape[0], 2, *(1,) * (weight.ndim - 2)
+            )
+        write_lora(folder, name, tensors)
+    StorybookJudge(widths=(16, 16, 16, 16), layers=1, pyramid=16).save_pretrained(root / "judge")
+    return root
+
+
+def arguments(folders, tmp_path, *more):
+    fixed = ["--folder", folders / "sd", "--judge", folders / "judge", "--cache", tmp_path / "cache"]
+    numbers = ["--n", "2", "--steps", "1", "--seeds", "2", "--diverse-prompts", "1"]
+    return [str(part) for part in (*fixed, *numbers, *more)]
+
+
+def test_the_readings_are_those_that_the_weights_allow():
+    plain = [reading.name for reading in readings(())]
+    assert plain == ["truncated at 77", "chunks of 75", "long-clip 248", "segments, untrained"]
+    names = [reading.name for reading in readings(LORA_NAMES)]
+    assert names[4:] == ["align", "align + reward", "4 steps", "4 steps + reward"]
+
+
+def test_a_table_is_measured_kept_and_resumed(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding_time, "REPEATS", 1)
+    only = ["--only", "chunks of 75", "segments, untrained", "4 steps + reward"]
+    out, grid = tmp_path / "table.json", tmp_path / "grid.png"
+    monkeypatch.setattr(evaluate, "paint_grid", lambda setting, chosen: Image.new("RGB", (len(chosen), 1)))
+    evaluate.main(arguments(folders, tmp_path, *only, "--out", out, "--grid", grid))
+    table = json.loads(out.read_text())
+    assert list(table["readings"]) == only[1:] and table["n"] == 2 and Image.open(grid).size == (3, 1)
+    figures = table["readings"]["4 steps + reward"]
+    shares = figures["attributes"]
+    assert shares["all"]["n"] == sum(shares[kind]["n"] for kind in evaluate.ATTRIBUTES) >= 10
+    assert figures["frechet"] > 0 and figures["diversity"] > 0
+    assert len(list((tmp_path / "cache").glob("*.jsonl"))) == 6
+
+    def refuse(*_):
+        raise AssertionError("everything is in the cache")
+
+    monkeypatch.setattr(evaluate, "Painter", refuse)
+    evaluate.main(arguments(folders, tmp_path, *only, "--out", out))
+    assert json.loads(out.read_text())["readings"] == table["readings"]
+
+
+def test_an_unknown_reading_is_refused(folders, tmp_path):
+    with pytest.raises(ValueError, match="'magic'"):
+        evaluate.main(arguments(folders, tmp_path, "--only", "magic"))
+
+
+def test_readings_differ_in_what_they_hand_over(folders, tmp_path):
+    options = arguments(folders, tmp_path)
+    setting = evaluate.setting_of(parsed(options))
+    shapes, pictures = {}, {}
+    text = "The red cat is in a meadow. " * 40
+    for reading in readings(()):
+        painter = Painter(reading, setting)
+        embeds = reading.encode(painter.pipe, [text])
+        assert embeds["prompt_embeds"].shape == embeds["negative_prompt_embeds"].shape
+        shapes[reading.name] = embeds["prompt_embeds"].shape[1]
+        pictures[reading.name] = painter.paint([text], [1])[0].tobytes()
+    assert shapes == {
+        "truncated at 77": 77, "chunks of 75": 5 * 77, "long-clip 248": 248, "segments, untrained": 400
+    }  # fmt: skip
+    assert len(set(pictures.values())) == 4
+    grid = evaluate.paint_grid(setting, ["chunks of 75", "truncated at 77"], columns=2)
+    assert grid.size == (2 * 64, 2 * 64)
+
+
+def parsed(options):
+    import argparse
+
+    names = iter(options)
+    pairs = {name.removeprefix("--").replace("-", "_"): next(names) for name in names}
+    paths = {name: evaluate.Path(pairs[name]) for name in ("folder", "judge", "cache")}
+    numbers = {name: int(pairs[name]) for name in ("n", "steps", "seeds", "diverse_prompts")}
+    return argparse.Namespace(**paths, **numbers, guidance=3.0, longalign=None, long_clip=None)
+
+
+def test_chunks_and_truncation_agree_on_short_prompts(sd):
+    short = ["a red cat in a meadow", "a dog"]
+    cut, chunks = encode_truncated(sd, short), encode_chunks(sd, short)
+    for name in ("prompt_embeds", "negative_prompt_embeds"):
+        torch.testing.assert_close(cut[name], chunks[name], rtol=1e-4, atol=1e-5)
