@@ -4,6 +4,7 @@ Answers are JSON unless said otherwise; a refusal is `{"error": sentence}` with 
     GET  /healthz
     POST /studio/images                    an `ImageRequest` as JSON -> 202 {"job": id}
     POST /studio/jobs                      {"kind", "request"} -> 202 {"job": id}; GET lists (kind=, mine=)
+    POST /studio/plans                     the same -> {"seconds", "memory_bytes", "warnings"}
     POST /studio/uploads                   a picture file as the body -> 201 {"source": name}
     POST /studio/tokens/splice             {"first", "second", "places"} -> {"strip"}
     POST /studio/relations                 {"prompt", and a change of its relations} -> {"prompt": text}
@@ -25,7 +26,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -40,6 +41,7 @@ from studio.gallery.gallery import slug
 from studio.gallery.results import MEDIA_TYPES
 from studio.reading import changed_prompt
 from studio.requests import DEFAULT_MODEL, REQUESTS, ImageRequest
+from studio.requests import Request as AnyRequest
 from studio.settings import REPOSITORY
 from studio.studio import Studio
 from studio.tokens import MAX_TOKENS, pack, unpack
@@ -69,6 +71,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         ("GET", "/studio/jobs/{id}/preview", _preview),
         ("GET", "/studio/jobs/{id}/unsaved.png", _unsaved),
         ("GET", "/studio/jobs/{id}/files/{name}", _job_file),
+        ("GET", "/studio/jobs/{id}/strip.fxtk", _strip),
         ("POST", "/studio/jobs/{id}/cancel", _cancel),
         ("POST", "/studio/jobs/{id}/retry", _retry),
         ("POST", "/studio/jobs/{id}/forget", _forget),
@@ -88,6 +91,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
     taking: list[tuple[str, Take]] = [
         ("/studio/images", _submit),
         ("/studio/jobs", _submit_any),
+        ("/studio/plans", _plan),
         ("/studio/relations", _change),
         ("/studio/tokens/splice", _splice),
     ]
@@ -142,11 +146,21 @@ def _submit(visit: Visit, data: Any) -> Response:
 
 
 def _submit_any(visit: Visit, data: Any) -> Response:
-    if not isinstance(data, Mapping) or data.get("kind") not in REQUESTS:
-        kind = data.get("kind") if isinstance(data, Mapping) else data
+    return JSONResponse({"job": visit.submit(_asked(data))}, 202, _NEVER)
+
+
+def _plan(visit: Visit, data: Any) -> Response:
+    plan = visit.plan(_asked(data))
+    facts = {"seconds": plan.forecast.seconds, "memory_bytes": plan.forecast.memory_bytes}
+    return JSONResponse({**facts, "warnings": plan.warnings}, headers=_NEVER)
+
+
+def _asked(data: Any) -> AnyRequest:
+    """The request in {"kind", "request"}."""
+    kind = data.get("kind") if isinstance(data, Mapping) else data
+    if not isinstance(kind, str) or kind not in REQUESTS:
         raise StudioError("bad_input", f"kind: given {shown(kind)}, allowed {', '.join(REQUESTS)}.")
-    request = REQUESTS[data["kind"]].from_json(data.get("request", {}))
-    return JSONResponse({"job": visit.submit(request)}, 202, _NEVER)
+    return REQUESTS[kind].from_json(data.get("request", {}))
 
 
 def _change(visit: Visit, data: Any) -> Response:
@@ -187,7 +201,8 @@ def _bringing(studio: Studio) -> Handler:
             file.seek(0)
 
             def keep(visit: Visit, _: Request) -> Response:
-                return JSONResponse({"source": f"upload:{studio.sources.add(file)}"}, 201, _NEVER)
+                name = studio.sources.add(cast(BinaryIO, file))
+                return JSONResponse({"source": f"upload:{name}"}, 201, _NEVER)
 
             return await _answering(studio, keep)(request)
 
@@ -217,12 +232,14 @@ def _overview(visit: Visit, request: Request) -> Response:
 
 
 def _jobs(visit: Visit, request: Request) -> Response:
-    kind = request.query_params.get("kind", "picture")
-    if kind not in REQUESTS:
-        raise StudioError("bad_input", f"kind: given {shown(kind)}, allowed {', '.join(REQUESTS)}.")
+    kinds = request.query_params.get("kind", "picture").split(",")
+    for kind in kinds:
+        if kind not in REQUESTS:
+            raise StudioError("bad_input", f"kind: given {shown(kind)}, allowed {', '.join(REQUESTS)}.")
     mine = request.query_params.get("mine", "").split(",")
-    jobs = visit.jobs(_LISTED, mine[:_LISTED], REQUESTS[kind].kind)
-    return JSONResponse({"jobs": [job_json(visit.studio, job) for job in jobs]}, headers=_NEVER)
+    jobs = [job for kind in kinds for job in visit.jobs(_LISTED, mine[:_LISTED], REQUESTS[kind].kind)]
+    newest = sorted(jobs, key=lambda job: job.id, reverse=True)[:_LISTED]
+    return JSONResponse({"jobs": [job_json(visit.studio, job) for job in newest]}, headers=_NEVER)
 
 
 def _job(visit: Visit, request: Request) -> Response:
@@ -248,6 +265,13 @@ def _job_file(visit: Visit, request: Request) -> Response:
     path = visit.job_file(request.path_params["id"], request.path_params["name"])
     # a file of this name may still be written anew while the job goes on
     return _file(path, MEDIA_TYPES[path.suffix], {"cache-control": "private, no-cache"})
+
+
+def _strip(visit: Visit, request: Request) -> Response:
+    name, keep = request.path_params["id"], request.query_params.get("keep")
+    data = visit.strip(name, parse_integer("keep", keep) if keep else None)
+    headers = {**_NEVER, "content-disposition": f'attachment; filename="{name}.fxtk"'}
+    return Response(data, media_type=MEDIA_TYPES[".fxtk"], headers=headers)
 
 
 def _cancel(visit: Visit, request: Request) -> Response:

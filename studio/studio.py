@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from types import TracebackType
 
-from studio.crafts.craft import Craft, Forecast
+from studio.checks import check_integer
+from studio.crafts.craft import Craft, Forecast, Plan
 from studio.crafts.films import FilmCraft
 from studio.crafts.pictures import PictureCraft, PictureMaker
 from studio.crafts.selftests import SelftestCraft
-from studio.crafts.tokens import TokenCraft
+from studio.crafts.tokens import TokenCraft, read_strip
 from studio.crafts.verifying import Verifier
 from studio.crafts.world import World
 from studio.doors.doors import Doors
@@ -27,6 +28,7 @@ from studio.requests import DEFAULT_MODEL, ImageRequest, Kind, Request
 from studio.seeing import Eyes
 from studio.settings import Settings
 from studio.styles import Style, load_styles
+from studio.tokens import MAX_TOKENS
 
 
 class Studio:
@@ -133,6 +135,24 @@ class Studio:
         forecast = self.pictures.forecast(width, height, steps, model)
         name = self.registry.paintable(model).name
         return forecast.scaled(self._queue.pace("picture", name, width * height))
+
+    def plan(self, request: Request) -> Plan:
+        """What a request would take, corrected by what earlier jobs here really took; nothing is queued.
+
+        Raises:
+            StudioError: it would be refused.
+        """
+        return self._queue.plan(request)
+
+    def cut_strip(self, data: bytes, keep: int | None) -> bytes:
+        """A token file's first `keep` tokens; all of them without a number.
+
+        Raises:
+            StudioError: "bad_input": it can't be read, or has fewer.
+        """
+        if keep is not None:
+            check_integer("keep", keep, 1, MAX_TOKENS)
+        return read_strip(self._doors.tokenizer, data, keep).data
 
     def splice(self, first: bytes, second: bytes, places: list[int]) -> bytes:
         """A token file of the first picture with the tokens at `places` taken from the second.

@@ -7,13 +7,14 @@ import binascii
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any, Protocol
 
 from studio.checks import shown
 from studio.errors import StudioError
 from studio.painter import ProgressReport
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_TOKENS = 256
 # 64 tiles of 256 tokens of two bytes, with room for the header

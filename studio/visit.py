@@ -13,6 +13,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from studio.crafts.craft import Plan
 from studio.errors import StudioError
 from studio.gallery.index import Picture
 from studio.jobs.snapshot import JobSnapshot
@@ -48,13 +49,21 @@ class Visit:
 
     def submit(self, request: Request) -> str:
         """See `Studio.submit`; what the request works on has to be the visitor's own, too."""
+        self._check_own(request)
+        return self.studio.submit(request, self._owner)
+
+    def plan(self, request: Request) -> Plan:
+        """See `Studio.plan`."""
+        self._check_own(request)
+        return self.studio.plan(request)
+
+    def _check_own(self, request: Request) -> None:
         if isinstance(request, TokenEncodeRequest):
             self._check_source(request.source)
         elif isinstance(request, VideoRequest):
             self._check_source(request.start)
             if request.redo is not None:
                 self.watch(request.redo[0])
-        return self.studio.submit(request, self._owner)
 
     def _check_source(self, source: str | None) -> None:
         # a picture that was brought along is known by its unguessable name alone
@@ -83,6 +92,10 @@ class Visit:
     def job_file(self, job_id: str, name: str) -> Path:
         """See `Results.path`."""
         return self.studio.results.path(self.watch(job_id).id, name)
+
+    def strip(self, job_id: str, keep: int | None) -> bytes:
+        """The token file of a job, or of its first `keep` tokens."""
+        return self.studio.cut_strip(self.job_file(job_id, "strip.fxtk").read_bytes(), keep)
 
     def judgement(self, image_id: str) -> dict[str, Any]:
         """What a picture says about its prompt, as plain JSON values; {} when nothing can be told.

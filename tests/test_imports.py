@@ -52,7 +52,15 @@ def test_importing_brings_in_nothing_heavy(module, repository):
 
 
 def test_public_names_are_frozen_and_each_one_resolves():
-    assert pipelines.__all__ == ["ScaleDiTPipeline", "load_pipeline"]
+    assert pipelines.__all__ == [
+        "CompassPipeline",
+        "FlexARPipeline",
+        "FlexTokPipeline",
+        "LongAlignPipeline",
+        "ScaleDiTPipeline",
+        "VidRDPipeline",
+        "load_pipeline",
+    ]
     assert set(pipelines.__all__) == set(pipelines._MODULES) <= set(dir(pipelines))
     for name in pipelines.__all__:
         value = getattr(pipelines, name)

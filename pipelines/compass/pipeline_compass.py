@@ -215,7 +215,8 @@ class CompassFluxPipeline(CompassPipeline, FluxPipeline):
         names = list(inspect.signature(FluxPipeline.__call__).parameters)[2:]
         options = dict(zip(names, args, strict=False)) | options
         if reference:
-            options = {**self._reference_options(options), **options}
+            given = {name: value for name, value in options.items() if value is not None}
+            options = self._reference_options(given) | given
         if not self.transformer.config.guidance_embeds:
             options.setdefault("true_cfg_scale", REFERENCE_TRUE_CFG)
         has_negative = any(options.get(f"negative_prompt{end}") is not None for end in ("", "_embeds"))

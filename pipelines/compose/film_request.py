@@ -38,7 +38,7 @@ class FilmRequest:
         width, height: pixels, multiples of 16; None for the model's own (of the start's aspect).
         steps: of each clip; None for the model's own.
         order: how clips continue: "chronological", or "mirror" (the paper's).
-        overlap: frames that a clip shares with the one before.
+        overlap: frames that a clip shares with the one before; None for half a clip (a quarter in loops).
         is_loop: the end leads back to the beginning.
         smooth: 2 or 4 puts interpolated frames in between (and multiplies `fps`).
         start: one picture to begin with, or frames of a video to continue.
@@ -55,7 +55,7 @@ class FilmRequest:
     height: int | None = None
     steps: int | None = None
     order: str = "chronological"
-    overlap: int = 4
+    overlap: int | None = None
     is_loop: bool = False
     smooth: int = 1
     start: tuple[Image.Image, ...] = ()
@@ -128,6 +128,9 @@ def make_plan(
     settings = {number - 1: ClipSettings(prompt=text) for number, text in read[1]}
     for number, seed in request.clip_seeds.items():
         settings[number - 1] = replace(settings.get(number - 1, ClipSettings()), seed=seed)
+    overlap = request.overlap
+    if overlap is None:  # the last clip of a loop meets two others
+        overlap = request.frames // (4 if request.is_loop else 2)
     return FilmPlan(
         prompts=(read[0],),
         negative_prompts=("",),
@@ -138,7 +141,7 @@ def make_plan(
         num_frames=request.frames,
         num_inference_steps=steps,
         guidance_scale=guidance,
-        handover=Handover(request.overlap, order=request.order),
+        handover=Handover(overlap, order=request.order),
         settings=settings,
         is_loop=request.is_loop,
     )

@@ -151,7 +151,7 @@ def use_stock_attention(model: nn.Module) -> None:
     """Undo `use_local_attention`."""
     for module in model.modules():
         if isinstance(getattr(module, "processor", None), ScaleDiTAttnProcessor):
-            module.set_processor(module.processor.processor)  # type: ignore[union-attr, operator]
+            module.set_processor(module.processor.processor)
 
 
 def _is_self_attention(module: Any) -> bool:

@@ -73,7 +73,11 @@ def load_weights(model: Any, state: Mapping[str, torch.Tensor], what: str) -> li
     Raises:
         ValueError: any other missing key, or one that the model doesn't know.
     """
-    missing, unexpected = model.load_state_dict(dict(state), strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:  # tensors of another shape
+        first = str(error).splitlines()[1].strip()
+        raise ValueError(f"the {what} doesn't fit: {first}") from error
     lost = [key for key in missing if not is_temporal(key)]
     if lost or unexpected:
         key = (lost + unexpected)[0]

@@ -100,8 +100,8 @@ def judge_film(clips: Sequence[Sequence[Image.Image]], asked: AskedMotion, judge
 
     Returns:
         "identity": in every clip the asked kind and colour is seen in at least half of the frames;
-        "direction": most clips in which it is seen move as asked (None: it is never seen long enough); and the
-        figures of `MotionReport`.
+        "direction": most clips in which it is seen move as asked (None: it is never seen long enough); and
+        the figures of `MotionReport`.
     """
     from pipelines.storybook.detector import detect
 

@@ -35,6 +35,7 @@ NUM_FRAMES = 8
 DROPOUT = 0.1
 HELD_OUT_SEED = 900_061
 HELD_OUT_COUNT = 32
+SHEET_STEPS = 16
 SHEET_PROMPTS = (
     "a red ball moves to the right in a meadow",
     "a blue car moves to the left on a beach",
@@ -147,7 +148,7 @@ class VideoTask:
         for first in range(0, HELD_OUT_COUNT, 8):
             part = slice(first, first + 8)
             errors.append(self._error(model, latents[part], entries[part], texts[part], first)[1]["error"])
-        films = sample_clips(model, self.text, self.vae, self.sampler, list(SHEET_PROMPTS), seed=5)
+        films = sample_clips(model, self.text, self.vae, self.sampler, list(SHEET_PROMPTS), 5, SHEET_STEPS)
         rows = [np.concatenate([np.asarray(frame) for frame in film], axis=1) for film in films]
         Image.fromarray(np.concatenate(rows)).save(folder / "sheet.png")
         reports = [measure_motion([film]) for film in films]
@@ -196,7 +197,7 @@ def sample_clips(
     sampler: Any,
     prompts: list[str],
     seed: int,
-    steps: int = 16,
+    steps: int = SHEET_STEPS,
     guidance: float = 3.0,
 ) -> list[list[Image.Image]]:
     """One clip per prompt at the training size, decoded frame by frame (for sheets and metrics)."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 
-from studio.crafts.craft import Crafts
+from studio.crafts.craft import Crafts, Plan
 from studio.crafts.pictures import Painted
 from studio.errors import StudioError
 from studio.gallery.encoding import write_picture
@@ -61,12 +61,11 @@ class JobQueue:
 
     def submit(self, request: Request, owner: str) -> str:
         """See `Studio.submit`."""
-        plan = self._crafts[request.kind].check(request)
-        pace = self.pace(request.kind, plan.request.model, request.amount)
+        plan = self.plan(request)
         job = NewJob(
             plan.request,
             plan.prompt,
-            plan.forecast.seconds * pace,
+            plan.forecast.seconds,
             plan.warnings,
             plan.unknown_words,
             owner,
@@ -74,6 +73,12 @@ class JobQueue:
         job_id = self._records.add(job, self._settings.max_queue)
         self._worker.wake()
         return job_id
+
+    def plan(self, request: Request) -> Plan:
+        """See `Studio.plan`."""
+        plan = self._crafts[request.kind].check(request)
+        pace = self.pace(request.kind, plan.request.model, request.amount)
+        return replace(plan, forecast=plan.forecast.scaled(pace))
 
     def watch(self, job_id: str) -> JobSnapshot:
         """See `Studio.watch`."""

@@ -67,7 +67,7 @@ def test_little_disk_is_a_note(settings: Settings, monkeypatch: pytest.MonkeyPat
 def test_exit_code_and_json(
     settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "PipelinePainter", DrawingPainter)
+    monkeypatch.setattr("studio.doors.painting.PipelinePainter", DrawingPainter)
     monkeypatch.setenv("TESSERA_WEIGHTS_DIR", str(settings.weights_dir))
     monkeypatch.setenv("TESSERA_DATA_DIR", str(settings.data_dir))
     assert main(["doctor", "--json"]) == 0

@@ -122,7 +122,8 @@ def test_json_round_trip(width: int, height: int, seed: int, steps: int | None) 
         ({}, "prompt: given nothing."),
         (
             {"prompt": "a", "<b>": 1},
-            "request: given unknown field '<b>', allowed prompt, width, height, seed, steps, model, style.",
+            "request: given unknown field '<b>', "
+            "allowed prompt, width, height, seed, steps, model, style, verify.",
         ),
     ],
 )

@@ -39,6 +39,19 @@ const posting = (body) => ({
 
 /** Ask for something of a kind ("selftest", "tokens", "video"): {job}. */
 export const submitJob = (kind, request) => ask("jobs", posting({ kind, request }));
+/** What such a request would take: {seconds, memory_bytes, warnings}. */
+export const planJob = (kind, request) => ask("plans", posting({ kind, request }));
+/** Store a picture file to work on: {source}. */
+export const bringPicture = (file) => ask("uploads", { method: "POST", headers: { "content-type": file.type || "image/png" }, body: file });
+/** A token file of the first strip with tokens of the second: {strip}, all in base 64. */
+export const spliceStrips = (what) => ask("tokens/splice", posting(what));
+/** A job's token file in base 64. */
+export async function readStrip(id) {
+  const response = await fetch(address(`jobs/${encodeURIComponent(id)}/strip.fxtk`), { cache: "no-store" });
+  if (!response.ok) throw new Refusal(response.status, "The tokens are not here any more.");
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  return btoa(String.fromCharCode(...bytes));
+}
 /** Newest jobs of a kind that this browser may see: {jobs}. */
 export const readJobs = (kind) => ask(`jobs?kind=${kind}&mine=${mine().map(encodeURIComponent).join(",")}`);
 export const watchJob = (id) => ask(`jobs/${encodeURIComponent(id)}`);

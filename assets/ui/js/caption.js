@@ -2,6 +2,7 @@
 
 import { address } from "./backend.js";
 import { h, icon, ICONS } from "./dom.js";
+import { isOffered, visit } from "./rooms.js";
 import { bytes, duration, size } from "./words.js";
 
 const PHASE_NAMES = { load: "Load model", verify: "Verify", encode: "Read prompt", paint: "Paint", decode: "Develop", save: "Save" };
@@ -41,6 +42,8 @@ export function makeCaption(picture, act) {
       "div",
       { class: "t-row t-quiet" },
       picture.can_be_seen && toggle("What the eyes see", ICONS.eye, act.see),
+      sendTo("tokens", "Turn into tokens", picture),
+      sendTo("video", "Set in motion", picture),
       copyButton("Copy as Python", picture.python),
       copyButton("Copy command", picture.shell),
       h("button", { type: "button", class: "t-button", on: { click: act.remove } }, icon(ICONS.bin), "Delete"),
@@ -48,6 +51,13 @@ export function makeCaption(picture, act) {
     picture.warnings.map((text) => h("div", { class: "t-note", role: "note" }, text)),
     cost(picture),
   );
+}
+
+/** A button that takes the picture to another room, where there is one. */
+function sendTo(room, label, picture) {
+  if (!isOffered(room)) return null;
+  const what = { id: picture.id, url: address(`pictures/${picture.id}/thumbnail`), prompt: picture.request.prompt };
+  return h("button", { type: "button", class: "t-button", on: { click: () => visit(room, what) } }, icon(ICONS.send), label);
 }
 
 /** A button that stays pressed; `act(on)` may take a while and may fail, which is said in the button's place. */

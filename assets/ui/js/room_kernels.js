@@ -3,7 +3,6 @@
 import { cancelJob, readJobs, submitJob } from "./backend.js";
 import { h, icon, ICONS } from "./dom.js";
 import { followJob } from "./following.js";
-import { duration } from "./words.js";
 
 const SHAPES = { ran: ICONS.check, refused: ICONS.minus, failed: ICONS.cross };
 const STATUS = { ran: "exact", refused: "can't run here", failed: "wrong" };
@@ -101,7 +100,7 @@ function speed(facts) {
   if (facts.refusal) return h("div", { class: "t-note", role: "note", data: { kind: "problem" } }, `Not timed: ${facts.refusal}`);
   const most = Math.max(facts.dense_ms, facts.local_ms);
   const bar = (name, value, kind) =>
-    h("div", { class: "t-race" }, h("span", {}, name), h("i", { data: { kind }, style: { width: `${(100 * value) / most}%` } }), h("span", { class: "t-number" }, duration(value / 1000)));
+    h("div", { class: "t-race" }, h("span", {}, name), h("i", { data: { kind }, style: { width: `${(100 * value) / most}%` } }), h("span", { class: "t-number" }, `${value.toFixed(value < 10 ? 1 : 0)} ms`));
   const ratio = (facts.dense_ms / facts.local_ms).toFixed(1);
   return h(
     "figure",

@@ -5,6 +5,8 @@ import { h } from "./dom.js";
 const FIRST = "create";
 // a room's script is fetched when it is first visited; `open(section)` builds it and gives {take(what)}
 const SCRIPTS = {
+  tokens: () => import("./room_tokens.js"),
+  video: () => import("./room_video.js"),
   kernels: () => import("./room_kernels.js"),
 };
 const opened = new Map();

@@ -16,7 +16,7 @@ FAMILY = "vidrd"
 
 @dataclass(frozen=True)
 class Recorded:
-    """A file of a kind; `file` is None when there is none, and whatever is asked of it then fails the test."""
+    """A file of a kind; `file` is None when there is none: whatever is asked of it then fails the test."""
 
     kind: str
     file: Path | None

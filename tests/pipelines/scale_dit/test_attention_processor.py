@@ -61,8 +61,8 @@ def stable_diffusion_3():
 def pixart():
     """No text in the sequence: it comes by cross-attention, which stays as it is."""
     model = PixArtTransformer2DModel(
-        sample_size=24, patch_size=2, in_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=8,
-        cross_attention_dim=16, caption_channels=12, norm_num_groups=1, use_additional_conditions=False,
+        sample_size=24, patch_size=2, in_channels=4, num_layers=2, num_attention_heads=2, norm_num_groups=1,
+        attention_head_dim=8, cross_attention_dim=16, caption_channels=12, use_additional_conditions=False,
         norm_type="ada_norm_single",
     )  # fmt: skip
     inputs = {

@@ -108,7 +108,7 @@ def test_a_masked_context_model_starts_as_the_video_model():
 
 def test_a_model_fills_windows_of_any_number_of_frames(video_pipeline):
     fill = ModelInterpolator(
-        interpolation_unet(video_pipeline.unet),
+        interpolation_unet(video_pipeline.unet).eval(),
         video_pipeline.encode_pictures,
         video_pipeline.decode_latents,
         video_pipeline.scheduler,

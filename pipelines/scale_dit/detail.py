@@ -1,0 +1,194 @@
+"""Whether large pictures hold real detail: their spectrum and textures against drawings, and their seams.
+
+A picture that is merely enlarged has too little in the finest octaves, a noisy one too much, and neither has
+blades of grass. Every figure is also taken of a plain enlargement of a 1024 px picture, for comparison.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipelines.scale_dit.seams import SeamMeter, Seams
+from pipelines.scale_dit.texture import CROP, SIDE, TextureClassifier, classify, to_grey
+from pipelines.storybook.captions import caption
+from pipelines.storybook.dataset import sample_rng
+from pipelines.storybook.draw import draw_scene
+from pipelines.storybook.scene import Box, Scene, SceneMix, sample_scene
+from pipelines.storybook.verify import Share
+from pipelines.storybook.vocabulary import PLACES
+
+OCTAVES = 5  # from half a cycle per pixel down to one cycle in 64 pixels
+GROUND = 0.74  # below this share of the height lies ground in every scene
+CROPS = 12  # ground crops of a picture that the classifier is asked about
+
+
+@dataclass(frozen=True)
+class Detail:
+    """Figures of a set of pictures.
+
+    Attributes:
+        octaves: energy of each octave over that of the drawings, finest first; 1 is right.
+        spectrum: the worst octave's factor in either direction, at least 1.
+        texture: share of ground crops with the texture that their place has.
+        seams: verdict on all pictures together.
+    """
+
+    octaves: tuple[float, ...]
+    spectrum: float
+    texture: Share
+    seams: Seams
+
+
+def octave_energies(picture: Tensor) -> Tensor:
+    """Energy of the luma in each octave of spatial frequency, float64 `[OCTAVES]`, finest first.
+
+    The k-th octave holds radial frequencies from 2^-(k + 2) to 2^-(k + 1) cycles per pixel; the finest also
+    what lies beyond, towards the corners. Mean over crops of 256 px under a Hann window.
+
+    Args:
+        picture: `[3, H, W]` in [0, 1]; H and W at least 256.
+    """
+    grey = to_grey(picture[None].float())[0, 0]
+    crops = grey.unfold(0, CROP, CROP).unfold(1, CROP, CROP).reshape(-1, CROP, CROP)
+    window = torch.hann_window(CROP, periodic=False)
+    crops = (crops - crops.mean((1, 2), keepdim=True)) * (window[:, None] * window[None])
+    power = torch.zeros(CROP, CROP // 2 + 1, dtype=torch.float64)
+    for part in crops.split(32):
+        power += torch.fft.rfft2(part).abs().square().double().sum(0)
+    rows, columns = torch.fft.fftfreq(CROP), torch.fft.rfftfreq(CROP)
+    radius = (rows[:, None].square() + columns[None].square()).sqrt()
+    edges = [2.0, *(2.0 ** -(k + 2) for k in range(OCTAVES))]
+    bands = [(radius <= high) & (radius > low) for high, low in zip(edges, edges[1:], strict=False)]
+    return torch.stack([power[band].sum() for band in bands]) / len(crops)
+
+
+def spectrum_factor(ratios: Iterable[float]) -> float:
+    """How far energies are off at worst, upwards or downwards: the largest of r and 1 / r."""
+    return max(max(ratio, 1 / max(ratio, 1e-12)) for ratio in ratios)
+
+
+def ground_crops(picture: Tensor, boxes: Sequence[Box], seed: int = 0) -> list[Tensor]:
+    """Up to `CROPS` crops of 256 px from the lowest quarter of `[3, H, W]` that touch no box.
+
+    Args:
+        boxes: (left, top, right, bottom) of objects, relative to the picture.
+    """
+    _, height, width = picture.shape
+    rng = Random(seed)
+    found: list[Tensor] = []
+    for _ in range(CROPS * 8):
+        left = rng.randint(0, width - CROP)
+        top = rng.randint(min(round(GROUND * height), height - CROP), height - CROP)
+        if len(found) < CROPS and not any(_touches((left, top), box, (width, height)) for box in boxes):
+            found.append(picture[:, top : top + CROP, left : left + CROP])
+    return found
+
+
+def _touches(corner: tuple[int, int], box: Box, size: tuple[int, int]) -> bool:
+    (left, top), (width, height) = corner, size
+    return (
+        left < box[2] * width
+        and left + CROP > box[0] * width
+        and top < box[3] * height
+        and top + CROP > box[1] * height
+    )
+
+
+class DetailMeter:
+    """Collects figures of large pictures one by one.
+
+    Args:
+        classifier: in evaluation mode.
+    """
+
+    def __init__(self, classifier: TextureClassifier) -> None:
+        self.classifier = classifier
+        self._energies = torch.zeros(2, OCTAVES, dtype=torch.float64)
+        self._right: list[bool] = []
+        self._seams = SeamMeter()
+
+    def add(
+        self,
+        picture: Image.Image | Tensor,
+        truth: Image.Image | Tensor,
+        place: str,
+        boxes: Sequence[Box] = (),
+    ) -> None:
+        """Take in a picture.
+
+        Args:
+            picture: PIL, or `[3, H, W]` in [0, 1].
+            truth: the drawing of the scene it was asked for, of the same size.
+            place: the scene's place. boxes: where the picture shows objects (relative; a detector's answer).
+        """
+        ours, drawn = as_tensor(picture), as_tensor(truth)
+        if ours.shape != drawn.shape:
+            raise ValueError(f"the picture is {list(ours.shape)}, its drawing {list(drawn.shape)}")
+        self._energies += torch.stack([octave_energies(ours), octave_energies(drawn)])
+        texture = f"{place}, ground"
+        self._right += [answer == texture for answer in classify(self.classifier, ground_crops(ours, boxes))]
+        self._seams.add(ours)
+
+    def result(self) -> Detail:
+        """Figures of all pictures so far."""
+        ratios = (self._energies[0] / self._energies[1]).tolist()
+        return Detail(tuple(ratios), spectrum_factor(ratios), Share.of(self._right), self._seams.result())
+
+
+def as_tensor(picture: Image.Image | Tensor) -> Tensor:
+    """`[3, H, W]` float32 in [0, 1]."""
+    if isinstance(picture, Tensor):
+        return picture.float()
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1) / 255
+
+
+def enlarged(picture: Image.Image, side: int) -> Image.Image:
+    """Plain enlargement to a square of `side` pixels."""
+    return picture.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def detail_scenes(count: int, seed: int = 91) -> Iterator[tuple[Scene, str]]:
+    """Scenes with one object, all places in turn, and their captions; no training stream holds them."""
+    for index in range(count):
+        rng = sample_rng(seed, index)
+        scene = sample_scene(rng, SceneMix(counts=(1.0, 0.0, 0.0)))
+        scene = replace(scene, place=PLACES[index % len(PLACES)])
+        yield scene, caption(scene, rng, 0.0).text
+
+
+def evaluate_detail(
+    paint: Callable[[str, int, int], Image.Image],
+    classifier: TextureClassifier,
+    count: int,
+    find: Callable[[Image.Image], Sequence[Box]] | None = None,
+    side: int = SIDE,
+) -> dict[str, Detail]:
+    """Figures of painted pictures, of plain enlargements, and of the drawings themselves.
+
+    Args:
+        paint: (prompt, side in pixels, seed) -> a square picture.
+        count: number of scenes.
+        find: boxes of objects in a picture, relative to it. Default: none, so that some ground crops show
+            objects.
+        side: of the pictures; the textures are those of 4096 px.
+    Returns:
+        "painted", "enlarged" (a picture of a quarter of the side, enlarged) and "drawn" (the drawings
+        against themselves: what the classifier and the seam meter say of pictures that are right).
+    """
+    meters = {name: DetailMeter(classifier) for name in ("painted", "enlarged", "drawn")}
+    for index, (scene, prompt) in enumerate(detail_scenes(count)):
+        truth = Image.fromarray(draw_scene(scene, side, side))
+        pictures: dict[str, Any] = {
+            "painted": paint(prompt, side, index),
+            "enlarged": enlarged(paint(prompt, side // 4, index), side),
+        }
+        for name, picture in pictures.items():
+            meters[name].add(picture, truth, scene.place, () if find is None else find(picture))
+        meters["drawn"].add(truth, truth, scene.place, [item.box for item in scene.objects])
+    return {name: meter.result() for name, meter in meters.items()}
