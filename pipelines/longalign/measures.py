@@ -84,7 +84,7 @@ class FeatureSpace:
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Distance of two sets of features `[N, D]` as Gaussians: means and covariances (arXiv:1706.08500)."""
     gap = (first.mean(0) - second.mean(0)).square().sum()
-    one, two = (part.T.cov() for part in (first, second))
+    one, two = (part.T.cov().view(part.shape[1], -1) for part in (first, second))
     values, vectors = torch.linalg.eigh(one)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ two @ root).clamp(min=0).sqrt().sum()

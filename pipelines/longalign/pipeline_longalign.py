@@ -1,6 +1,7 @@
 """Stable Diffusion that reads a page: sentences encoded one by one, T5 beside them, aligned weights."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ class LongAlignPipeline(StableDiffusionPipeline):
         token_length: rows of a block. Default: 240.
         segment_mode: "official" for the published weights, else "smart".
         overflow: what happens beyond `token_length` rows. Default: "truncate" in official mode, as the
-            authors do, else "grow". See `plan.PromptSettings`.
+            authors do, else "grow".
+        max_rows: where "grow" ends. prompt_weights: whether `(word:1.3)` and `BREAK` are syntax (default:
+            in smart mode). See `plan.PromptSettings`; `prompt_settings` holds these five as one.
 
     Attributes:
         plans, negative_plans: of the last call, for each prompt one plan per encoder.
@@ -70,6 +73,8 @@ class LongAlignPipeline(StableDiffusionPipeline):
         token_length: int = 240,
         segment_mode: str = "smart",
         overflow: str | None = None,
+        max_rows: int = 4800,
+        prompt_weights: bool | None = None,
     ) -> None:
         super().__init__(
             vae=vae,
@@ -84,24 +89,32 @@ class LongAlignPipeline(StableDiffusionPipeline):
         )
         _check_branch(text_encoder_2, tokenizer_2, adapter)
         self.register_modules(text_encoder_2=text_encoder_2, tokenizer_2=tokenizer_2, adapter=adapter)
-        self.register_to_config(token_length=token_length, segment_mode=segment_mode, overflow=overflow)
+        self.prompt_settings = PromptSettings(
+            mode=segment_mode,
+            overflow=overflow or _usual_overflow(segment_mode),
+            rows=token_length,
+            max_rows=max_rows,
+            weights=prompt_weights,
+        )
         self.plans: tuple[Plans, ...] = ()
         self.negative_plans: tuple[Plans, ...] = ()
         self._aligned: tuple[str, ...] = ()
         self._encoder: tuple[Any, LongPromptEncoder] | None = None
-        self.prompt_settings  # noqa: B018  (a bad option is refused now, not at the first prompt)
 
     @property
     def prompt_settings(self) -> PromptSettings:
         """How prompts are cut and encoded; assign another one to change it (saved with the pipeline)."""
-        mode, overflow = self.config.segment_mode, self.config.overflow
-        overflow = overflow or ("truncate" if mode == "official" else "grow")
-        return PromptSettings(mode=mode, overflow=overflow, rows=self.config.token_length)
+        return self._prompt_settings
 
     @prompt_settings.setter
     def prompt_settings(self, settings: PromptSettings) -> None:
+        self._prompt_settings = settings
         self.register_to_config(
-            token_length=settings.rows, segment_mode=settings.mode, overflow=settings.overflow
+            token_length=settings.rows,
+            segment_mode=settings.mode,
+            overflow=settings.overflow,
+            max_rows=settings.max_rows,
+            prompt_weights=settings.weights,
         )
 
     @property
@@ -154,7 +167,10 @@ class LongAlignPipeline(StableDiffusionPipeline):
         self.register_modules(**branch)
         self._add_loras({name: (read_lora(folder, name), value) for name, value in strengths.items()}, merge)
         self._aligned = tuple(strengths)
-        self.register_to_config(token_length=parts.rows, segment_mode=parts.mode)
+        overflow = _usual_overflow(parts.mode)
+        self.prompt_settings = replace(
+            self.prompt_settings, mode=parts.mode, rows=parts.rows, overflow=overflow
+        )
 
     def _add_loras(self, loras: Mapping[str, tuple[dict[str, Tensor], float]], merge: bool) -> None:
         if merge:
@@ -293,6 +309,10 @@ class LongAlignPipeline(StableDiffusionPipeline):
             negative_prompt=negative_prompt,
             **options,
         )
+
+
+def _usual_overflow(mode: str) -> str:
+    return "truncate" if mode == "official" else "grow"
 
 
 def _check_branch(text_encoder_2: Any, tokenizer_2: Any, adapter: Any) -> None:

@@ -98,7 +98,8 @@ class DecoderTask:
         latents, _ = self.stream.batch(first_sample, batch)
         pictures = []
         rng = sample_rng(self.seed + 1, first_sample)
-        places = [(rng.randint(0, 16 - CROP), rng.randint(0, 16 - CROP)) for _ in range(batch)]
+        room = latents.shape[-1] - CROP
+        places = [(rng.randint(0, room), rng.randint(0, room)) for _ in range(batch)]
         for row, (top, left) in enumerate(places):
             frames = self.stream.draw((first_sample + row) % self.stream.size)
             area = (slice(8 * top, 8 * (top + CROP)), slice(8 * left, 8 * (left + CROP)))

@@ -229,6 +229,6 @@ def test_stock_diffusers_reads_our_folders(build, tmp_path):
         "width": 64,
         "true_cfg_scale": 3.0,
         "negative_prompt": "",
-        "max_sequence_length": 8,
+        "max_sequence_length": 16,
     }
     assert np.array_equal(paint(stock, **options), paint(pipeline))

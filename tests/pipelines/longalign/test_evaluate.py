@@ -1,6 +1,7 @@
 """The evaluation command on tiny random models: every reading, the cache, the grid."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from pipelines.longalign.evaluate import Painter, readings
 from pipelines.longalign.lora import lora_modules
 from pipelines.longalign.parts import LORA_NAMES, LongAlignParts, write_lora
 from pipelines.storybook.detector import StorybookJudge
+from pipelines.storybook.text import build_clip_tokenizer
 from pipelines.storybook.train_sd import SCHEDULE
 from tests.pipelines.longalign.conftest import build_vae, sd_parts
 
@@ -85,6 +87,8 @@ def test_readings_differ_in_what_they_hand_over(folders, tmp_path):
     setting = evaluate.setting_of(parsed(options))
     shapes, pictures = {}, {}
     text = "The red cat is in a meadow. " * 40
+    sentence = len(build_clip_tokenizer()("The red cat is in a meadow.").input_ids) - 1  # rows: no end mark
+    chunks = math.ceil(40 * (sentence - 1) / 75)
     for reading in readings(()):
         painter = Painter(reading, setting)
         embeds = reading.encode(painter.pipe, [text])
@@ -92,8 +96,11 @@ def test_readings_differ_in_what_they_hand_over(folders, tmp_path):
         shapes[reading.name] = embeds["prompt_embeds"].shape[1]
         pictures[reading.name] = painter.paint([text], [1])[0].tobytes()
     assert shapes == {
-        "truncated at 77": 77, "chunks of 75": 5 * 77, "long-clip 248": 248, "segments, untrained": 400
-    }  # fmt: skip
+        "truncated at 77": 77,
+        "chunks of 75": chunks * 77,
+        "long-clip 248": 248,
+        "segments, untrained": math.ceil(40 * sentence / 80) * 80,
+    }
     assert len(set(pictures.values())) == 4
     grid = evaluate.paint_grid(setting, ["chunks of 75", "truncated at 77"], columns=2)
     assert grid.size == (2 * 64, 2 * 64)

@@ -124,7 +124,7 @@ def test_ready_embeddings_are_taken(pipe):
 
 
 def test_saving_keeps_everything(full, tmp_path):
-    full.prompt_settings = PromptSettings(rows=160, overflow="merge")
+    full.prompt_settings = PromptSettings(rows=160, overflow="merge", max_rows=800, weights=False)
     try:
         full.save_pretrained(tmp_path / "saved")
         loaded = quiet(LongAlignPipeline.from_pretrained(tmp_path / "saved"))
