@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .chunks import TileReader, additive, shared_rows, tile_chunks, tiles_per_chunk
+from .chunks import additive, shared_rows, tile_chunks, tiles_per_chunk
 from .plan import TileGroup, TilePlan
 
 # (query `[B, Q, H, D]`, key and value `[B, K, H, D]`, bias `[Q, K]` or None, scale)
@@ -72,17 +72,22 @@ def _attend_tiles(
     shared = [shared_rows(x, group.shared)[None] for x in (key, value)] if group.shared else []
     per_tile = 2 * (group.keys.shape[1] + group.queries.shape[1]) * heads * dim * query.element_size()
     step = tiles_per_chunk(group, per_tile, calls.chunk_bytes)
-    reader = TileReader(tensors, group, step)
+    # Fresh pages cost more than the copy itself, so every chunk is gathered into the same buffers.
+    near = [x.new_empty(step, group.keys.shape[1], heads, dim) for x in (key, value)]
     for queries, keys in tile_chunks(group, step):
-        tiles, near_keys, near_values = reader.read(queries, keys)
+        rows, columns = (x.reshape(-1).to(query.device) for x in (queries, keys))
+        tiles = query.index_select(0, rows)
         parts = []
-        if keys.numel():
-            part, sums = calls.dense(tiles, near_keys, near_values, bias, scale)
-            parts.append((part.reshape(-1, heads, dim), sums.reshape(-1, heads)))
+        if columns.numel():
+            for source, buffer in zip((key, value), near, strict=True):
+                torch.index_select(source, 0, columns, out=buffer[: keys.shape[0]].flatten(0, 1))
+            local = [buffer[: keys.shape[0]] for buffer in near]
+            part = calls.dense(tiles.view(*queries.shape, heads, dim), local[0], local[1], bias, scale)
+            parts.append((part[0].reshape(-1, heads, dim), part[1].reshape(-1, heads)))
         if shared:
-            part, sums = calls.dense(tiles.reshape(1, -1, heads, dim), shared[0], shared[1], None, scale)
-            parts.append((part[0], sums[0]))
+            part = calls.dense(tiles[None], shared[0], shared[1], None, scale)
+            parts.append((part[0][0], part[1][0]))
         result, sums = parts[0] if len(parts) == 1 else calls.merge(*parts[0], *parts[1])
-        reader.write(output, queries, result)
+        output.index_copy_(0, rows.long(), result)
         if lse is not None:
-            reader.write(lse, queries, sums)
+            lse.index_copy_(0, rows.long(), sums)

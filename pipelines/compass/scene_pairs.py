@@ -113,12 +113,13 @@ def object_masks(scene: Scene, objects: tuple[int, ...], side: int) -> NDArray[n
     Args:
         objects: indices in the scene. side: square root of the picture's area in pixels.
     """
-    cover = [_coverage(scene, item, side) for item in scene.objects]
+    count = len(scene.objects)
+    cover = {index: _coverage(scene, scene.objects[index], side) for index in range(min(objects), count)}
     masks = []
     for index in objects:
         visible = cover[index]
-        for nearer in cover[index + 1 :]:  # scenes are drawn far to near
-            visible = visible * (1 - nearer)
+        for nearer in range(index + 1, count):  # scenes are drawn far to near
+            visible = visible * (1 - cover[nearer])
         masks.append(visible)
     return np.stack(masks).astype(np.float32)
 

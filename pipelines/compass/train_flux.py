@@ -60,7 +60,7 @@ class FluxAdapterTask:
     ) -> None:
         torch.manual_seed(seed)
         device, dtype = runtime_device()
-        self.pipeline = CompassFluxPipeline.from_pretrained(parts, compass=None).to(device, dtype)
+        self.pipeline = CompassFluxPipeline.from_pretrained(parts, compass=None, dtype=dtype).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.transformer = self.pipeline.transformer.requires_grad_(False)
         self.pipeline.vae.requires_grad_(False)

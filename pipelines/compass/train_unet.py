@@ -53,14 +53,17 @@ class UNetTask:
 
         torch.manual_seed(seed)
         device, dtype = runtime_device()
-        self.pipeline = CompassStableDiffusionPipeline.from_pretrained(parts, compass=None)
+        # the UNet stays in fp32 here: its values become the master weights of the run
+        self.pipeline = CompassStableDiffusionPipeline.from_pretrained(
+            parts, compass=None, dtype={"unet": torch.float32, "default": dtype}
+        ).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.scheduler = DDPMScheduler.from_config(self.pipeline.scheduler.config)
         self.prediction = self.scheduler.config.prediction_type
         if self.prediction not in PREDICTIONS:
             raise ValueError(f"the scheduler predicts {self.prediction!r}; expected one of {PREDICTIONS}")
         for frozen in (self.pipeline.vae, self.pipeline.text_encoder):
-            frozen.requires_grad_(False).to(device, dtype)
+            frozen.requires_grad_(False)
         self.model: nn.Module = self.pipeline.unet
         if tenor:
             install_tenor(self.model, "continuous")
@@ -115,7 +118,8 @@ class UNetTask:
             }
             loss = grounding_loss(own, masks.to(total.device), words, self.source.side_px)
             total = total + loss.weighted / count
-            token, pixel, grounded = token + float(loss.token), pixel + float(loss.pixel), grounded + 1
+            token, pixel = token + float(loss.token.detach()), pixel + float(loss.pixel.detach())
+            grounded += 1
         return total, {"token": token / grounded, "pixel": pixel / grounded} if grounded else {}
 
     def _words(self, ids: list[int], names: tuple[str, str]) -> list[list[int]]:

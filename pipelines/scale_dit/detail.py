@@ -45,23 +45,24 @@ class Detail:
     seams: Seams
 
 
-def octave_energies(picture: Tensor) -> Tensor:
+def octave_energies(picture: Tensor, crop: int = CROP) -> Tensor:
     """Energy of the luma in each octave of spatial frequency, float64 `[OCTAVES]`, finest first.
 
     The k-th octave holds radial frequencies from 2^-(k + 2) to 2^-(k + 1) cycles per pixel; the finest also
-    what lies beyond, towards the corners. Mean over crops of 256 px under a Hann window.
+    what lies beyond, towards the corners. Mean over square crops under a Hann window.
 
     Args:
-        picture: `[3, H, W]` in [0, 1]; H and W at least 256.
+        picture: `[3, H, W]` in [0, 1].
+        crop: side of the crops in pixels, at least 128 and at most H and W.
     """
     grey = to_grey(picture[None].float())[0, 0]
-    crops = grey.unfold(0, CROP, CROP).unfold(1, CROP, CROP).reshape(-1, CROP, CROP)
-    window = torch.hann_window(CROP, periodic=False)
+    crops = grey.unfold(0, crop, crop).unfold(1, crop, crop).reshape(-1, crop, crop)
+    window = torch.hann_window(crop, periodic=False)
     crops = (crops - crops.mean((1, 2), keepdim=True)) * (window[:, None] * window[None])
-    power = torch.zeros(CROP, CROP // 2 + 1, dtype=torch.float64)
+    power = torch.zeros(crop, crop // 2 + 1, dtype=torch.float64)
     for part in crops.split(32):
         power += torch.fft.rfft2(part).abs().square().double().sum(0)
-    rows, columns = torch.fft.fftfreq(CROP), torch.fft.rfftfreq(CROP)
+    rows, columns = torch.fft.fftfreq(crop), torch.fft.rfftfreq(crop)
     radius = (rows[:, None].square() + columns[None].square()).sqrt()
     edges = [2.0, *(2.0 ** -(k + 2) for k in range(OCTAVES))]
     bands = [(radius <= high) & (radius > low) for high, low in zip(edges, edges[1:], strict=False)]

@@ -58,7 +58,7 @@ def quick(monkeypatch):
     """Short runs, one small sheet."""
     for module, name in ((train_flux, "flux_adapter_recipe"), (train_unet, "unet_recipe")):
         monkeypatch.setattr(module, name, lambda: QUICK)
-    monkeypatch.setattr(sheets, "COUNT", 8)  # one row
+    monkeypatch.setattr(sheets, "COUNT", 2)
     monkeypatch.setattr(sheets, "STEPS", 1)
 
 
