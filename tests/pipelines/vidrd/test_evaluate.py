@@ -1,0 +1,137 @@
+"""Verdicts on films: who is there, which way it went, and systems side by side."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from pipelines.storybook import detector
+from pipelines.storybook.detector import Detection, Detections
+from pipelines.storybook.scene import is_held_out_pair
+from pipelines.storybook.vocabulary import unknown_words
+from pipelines.vidrd import evaluate
+from pipelines.vidrd.evaluate import (
+    SYSTEMS,
+    AskedMotion,
+    evaluate_films,
+    evaluate_interpolation,
+    film_with,
+    judge_film,
+    motion_prompts,
+    moves_as_asked,
+    summary,
+)
+from pipelines.vidrd.interpolation import interpolate_flow, interpolate_linear
+
+BALL = AskedMotion("a red ball moves to the right in a room", "ball", "red", "right")
+
+
+def box(x, y, side=0.2):
+    return (x, y, x + side, y + side)
+
+
+@pytest.mark.parametrize(
+    ("last", "motion", "right"),
+    [
+        (box(0.5, 0.4), "right", True),
+        (box(0.5, 0.4), "left", False),
+        (box(0.31, 0.4), "right", False),  # too little to be a motion
+        (box(0.4, 0.8), "right", False),  # it rather falls
+        (box(0.3, 0.7), "down", True),
+        (box(0.3, 0.1), "up", True),
+        (box(0.3, 0.4, 0.24), "larger", True),
+        (box(0.3, 0.4), "larger", False),
+    ],
+)
+def test_directions(last, motion, right):
+    assert moves_as_asked(box(0.3, 0.4), last, motion) == right
+
+
+def test_prompts_ask_for_motion_from_one_side_of_the_split():
+    for held_out in (False, True):
+        asked = list(motion_prompts(12, held_out))
+        assert len(asked) == 12
+        assert all(is_held_out_pair(a.colour, a.kind) == held_out for a in asked)
+        assert all(unknown_words(a.text) == [] and a.kind in a.text and a.colour in a.text for a in asked)
+        assert asked == list(motion_prompts(12, held_out))
+
+
+def stub_judge(monkeypatch, objects_of):
+    """Detections made up per picture, read off its first pixel."""
+
+    def detect(judge, pictures):
+        return [Detections("room", 1.0, objects_of(picture.getpixel((0, 0))[0])) for picture in pictures]
+
+    monkeypatch.setattr(detector, "detect", detect)
+
+
+def clip_of(*marks):
+    return [Image.new("RGB", (32, 32), (mark, 0, 0)) for mark in marks]
+
+
+def test_identity_needs_every_clip_and_direction_most_of_them(monkeypatch):
+    def objects(mark):
+        if mark == 0:
+            return ()
+        return (Detection("ball", "red", "plain", box(mark / 100, 0.4), 0.9),)
+
+    stub_judge(monkeypatch, objects)
+    good = judge_film([clip_of(10, 20, 30), clip_of(40, 50)], BALL, None)
+    assert good["identity"] and good["direction"] and good["flow_px"] >= 0
+    lost = judge_film([clip_of(10, 20, 30), clip_of(0, 0)], BALL, None)
+    assert not lost["identity"] and lost["direction"]
+    back = judge_film([clip_of(30, 20, 10), clip_of(50, 40)], BALL, None)
+    assert back["identity"] and not back["direction"]
+    never = judge_film([clip_of(0, 0)], BALL, None)
+    assert never["direction"] is None and not never["identity"]
+    blue = judge_film([clip_of(10, 20)], replace(BALL, colour="blue"), None)
+    assert not blue["identity"]
+
+
+def test_a_summary_counts_the_undecided_as_wrong():
+    figures = dict.fromkeys(
+        ("border_ratio", "turn_cosine", "flow_px", "warp_error", "mawe", "scene_cuts", "drift"), 1.0
+    )
+    table = summary([
+        {"identity": True, "direction": True, **figures},
+        {"identity": True, "direction": None, **figures, "mawe": float("inf")},
+    ])  # fmt: skip
+    assert (
+        table["identity"]["value"] == 1
+        and table["direction"]["value"] == 0.5
+        and table["direction"]["n"] == 2
+    )
+    assert json.loads(json.dumps(table)) == table  # a frozen film's infinity must not break JSON
+
+
+def test_systems_differ_in_their_hand_over_alone(video_pipeline):
+    lengths = {}
+    for name in ("chronological", "mirror", "independent"):
+        clips = film_with(video_pipeline, "a cat", 1, SYSTEMS[name], 1, 1.0)
+        lengths[name] = [len(clip) for clip in clips]
+    assert lengths == {"chronological": [8, 4, 4, 4], "mirror": [8] * 4, "independent": [8] * 4}
+    assert SYSTEMS["overlap only"].recycle == 0 and SYSTEMS["independent"] is None
+
+
+def test_answers_are_kept_and_all_systems_stand_in_one_table(monkeypatch, tmp_path):
+    filmed = []
+
+    def film(pipeline, text, seed, handover, steps, guidance):
+        filmed.append((text, seed))
+        return [clip_of(10, 20), clip_of(30, 40)]
+
+    monkeypatch.setattr(evaluate, "film_with", film)
+    stub_judge(monkeypatch, lambda mark: ())
+    arguments = (None, None, 2, tmp_path, "key", 1, 1.0)
+    table = evaluate_films(*arguments, tmp_path / "sheet.png")
+    assert set(table) == {f"{part}/{name}" for part in ("seen", "held_out") for name in SYSTEMS}
+    assert len(filmed) == 2 * 2 * len(SYSTEMS)
+    assert Image.open(tmp_path / "sheet.png").size == (32 * 4, 32 * 2 * len(SYSTEMS))
+    assert evaluate_films(*arguments, None) == table and len(filmed) == 2 * 2 * len(SYSTEMS)
+
+
+def test_interpolation_is_compared_on_drawn_clips():
+    table = evaluate_interpolation({"linear": interpolate_linear, "flow": interpolate_flow}, 2, side=48)
+    assert set(table) == {"linear", "flow"} and set(table["flow"]) == {"psnr_2", "psnr_4"}
+    assert table["linear"]["psnr_2"] > table["linear"]["psnr_4"] > 10
