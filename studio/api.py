@@ -28,6 +28,7 @@ def add_endpoints(studio: Studio) -> None:
         steps: int | None = None,
         model: str = DEFAULT_MODEL,
         style: str | None = None,
+        tenor: bool | None = None,
         request: gr.Request | None = None,
     ) -> dict[str, Any]:
         """Paint one picture and wait for it.
@@ -36,7 +37,7 @@ def add_endpoints(studio: Studio) -> None:
         settings, seconds per phase and warnings. A refusal is one sentence.
         """
         fields = {"prompt": prompt, "width": width, "height": height, "seed": seed, "steps": steps}
-        ask = {**fields, "model": model, "style": style}
+        ask = {**fields, "model": model, "style": style, "tenor": tenor}
         visit = visit_of(studio, request.headers if request else {})
         name = await run_in_threadpool(told, lambda: visit.submit(ImageRequest.from_json(ask)))
         # sleeping here holds no thread, so that many callers may wait without stopping the page

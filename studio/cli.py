@@ -47,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_lazy("studio.doctor", "report"))
     replay = commands.add_parser("replay", help="paint a picture again from the recipe inside its file")
     replay.add_argument("file", metavar="FILE", help="a .png, .jpg or .webp file of this studio")
+    replay.add_argument(
+        "--out", metavar="FILE", help="also write it: .png, .jpg or .webp (default: compare only)"
+    )
     replay.add_argument("--json", action="store_true", help="print one JSON object")
     replay.set_defaults(run=_lazy("studio.commands.painting", "replay"))
     return parser
@@ -80,6 +83,11 @@ def _add_image(commands: argparse._SubParsersAction[_Parser]) -> None:
         default="0",
         metavar="K",
         help="look for a picture that shows what the prompt says, painting up to K small ones (1 to 16)",
+    )
+    image.add_argument(
+        "--tenor",
+        action=argparse.BooleanOptionalAction,
+        help="text tokens know their positions, for models trained with CoMPaSS (default: as trained)",
     )
     image.add_argument("--out", required=True, metavar="FILE", help="where to write: .png, .jpg or .webp")
     image.add_argument("--json", action="store_true", help="print one JSON object")

@@ -91,8 +91,12 @@ class Painter(Protocol):
         steps: int | None,
         on_progress: Callable[[ProgressReport], None] | None,
         should_stop: Callable[[], bool] | None,
+        tenor: bool | None = None,
     ) -> PaintingResult:
-        """Paint one picture. Raises `PaintingStopped` when `should_stop` answered True."""
+        """Paint one picture; `tenor` None is as the model was trained.
+
+        Raises `PaintingStopped` when `should_stop` answered True.
+        """
 
     def forecast(self, folder: Path, width: int, height: int, steps: int | None) -> CostForecast:
         """Seconds and bytes, without loading anything."""

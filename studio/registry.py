@@ -43,6 +43,9 @@ _STORYBOOK: dict[Ability, str] = {
 _GENERATING: tuple[Ability, ...] = ("picture", "tokens", "video")
 REPAIR = "Put the files back (`git restore assets/weights` in a clone), then try again."
 _MAX_INDEX_BYTES = 1 << 20
+# what weights of CoMPaSS carry beside them, and where an adapter of it lies in a model folder
+_SIDECAR = "compass.json"
+_ADAPTERS = ("compass-lora", "compass")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class ModelCard:
         ability: What it can be asked for, None for parts and judges that nobody asks for anything.
         embedded: Whether it ships with the studio (its world is small and known).
         aliases: Other names requests may use.
+        tenor: Folder of the weights in it that were trained with TENOR (its own, or an adapter's).
     """
 
     name: str
@@ -72,6 +76,7 @@ class ModelCard:
     ability: Ability | None
     embedded: bool
     aliases: tuple[str, ...] = ()
+    tenor: Path | None = None
 
     @property
     def paints(self) -> bool:
@@ -243,6 +248,7 @@ class Registry:
             ability=ability,
             embedded=bool(entry),
             aliases=(DEFAULT_MODEL,) if is_default else (),
+            tenor=tenor_weights(folder) if ability == "picture" else None,
         )
 
     def _state(self, folder: Path, entry: dict[str, Any], verify: bool) -> tuple[ModelState, tuple[str, ...]]:
@@ -293,12 +299,26 @@ def _stamp(folder: Path) -> tuple[object, ...]:
     return tuple(_files(folder))
 
 
+def tenor_weights(folder: Path) -> Path | None:
+    """Where in a model folder the weights lie that were trained with TENOR; None without such weights.
+
+    Nothing but the sidecar tells: an adapter of CoMPaSS has one, or the folder itself.
+    """
+    places = [folder / name for name in _ADAPTERS] + [folder]
+    told = next((place for place in places if (place / _SIDECAR).is_file()), None)
+    return told if told and _json_object(told / _SIDECAR).get("tenor") is True else None
+
+
 def _pipeline_class(folder: Path) -> str:
-    index = folder / "model_index.json"
+    return str(_json_object(folder / "model_index.json").get("_class_name", ""))
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """A small JSON file's object; {} for anything else."""
     try:
-        if index.stat().st_size > _MAX_INDEX_BYTES:
-            return ""
-        data = json.loads(index.read_text(encoding="utf-8"))
+        if path.stat().st_size > _MAX_INDEX_BYTES:
+            return {}
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return ""
-    return str(data.get("_class_name", "")) if isinstance(data, dict) else ""
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -21,6 +21,7 @@ from studio.gallery.results import Results
 from studio.gallery.sources import Sources
 from studio.jobs.queue import JobQueue
 from studio.jobs.snapshot import JobSnapshot
+from studio.metering import Gauge, Meters
 from studio.painter import Painter
 from studio.recipes import Recipe
 from studio.registry import Registry
@@ -55,6 +56,7 @@ class Studio:
         self._doors = doors = doors or Doors()
         self.eyes = Eyes(self.registry, doors.looker)
         self.reader = doors.reader
+        self.meters: Meters = doors.meters
         verifier = Verifier(self.registry, self.eyes, doors.judge)
         self.pictures = PictureMaker(settings, self.registry, self.painter, verifier, self.styles)
         self._queue = JobQueue(settings, self._crafts)
@@ -194,6 +196,14 @@ class Studio:
     def unknown_words(self, prompt: str, model: str = DEFAULT_MODEL) -> tuple[str, ...]:
         """Words of `prompt` that `model` does not know; empty for models with an open vocabulary."""
         return self.pictures.unknown_words(prompt, model)
+
+    def gauges(self, prompt: str, model: str = DEFAULT_MODEL) -> tuple[Gauge, ...]:
+        """A prompt as each text encoder of `model` takes it; empty when nothing can be told.
+
+        Raises:
+            StudioError: an unknown or missing model.
+        """
+        return tuple(self.meters.gauges(self.registry.paintable(model).folder, prompt))
 
     def world_summary(self) -> str:
         """One line that says what the embedded models know."""

@@ -136,6 +136,16 @@ class Visit:
         known = self.studio.find_done(request, self._owner)
         return known if known and self.studio.gallery.has(known) else self.submit(request)
 
+    def seams(self, image_id: str) -> dict[str, Any]:
+        """What the seam meter says about a picture, as plain JSON values.
+
+        Raises:
+            StudioError: no such picture.
+        """
+        with open_picture(self.picture(image_id).path) as image:
+            image.load()
+            return self.studio.meters.seams(image).to_json()
+
     def delete(self, image_id: str) -> None:
         """See `Gallery.delete`."""
         self.studio.gallery.delete(self.picture(image_id).id)

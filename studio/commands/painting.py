@@ -41,6 +41,7 @@ def image(arguments: argparse.Namespace) -> int:
         model=model,
         style=arguments.style,
         verify=parse_integer("verify", arguments.verify),
+        tenor=arguments.tenor,
     )
     check_writable(out)
     maker = _maker(settings)
@@ -59,10 +60,15 @@ def image(arguments: argparse.Namespace) -> int:
 def replay(arguments: argparse.Namespace) -> int:
     """Paint a picture again from its recipe: 0 when every pixel is the same, 1 when not."""
     path = Path(arguments.file)
+    out = Path(arguments.out) if arguments.out is not None else None
+    kind = picture_format(out) if out else ""
     recipe = read_recipe(path)
-    settings = Settings.from_env()
-    maker = _maker(settings)
+    if out:
+        check_writable(out)
+    maker = _maker(Settings.from_env())
     painted = _paint(maker, maker.check(replace(recipe.request, prompt=recipe.prompt, style=None)))
+    if out:
+        _write(out, painted, kind)
     same = painted.recipe.pixels_sha256 == recipe.pixels_sha256
     changed = [] if same else _differences(recipe, painted)
     if arguments.json:

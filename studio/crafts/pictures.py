@@ -13,6 +13,7 @@ from PIL import Image
 
 from studio.checks import MAX_PIXELS, MAX_SEED, MAX_STEPS, check_integer, check_side, clean_prompt
 from studio.crafts.craft import SILENT, Forecast, News, Plan, loaded, memory_told
+from studio.crafts.guides import GuideKeeper
 from studio.crafts.verifying import Share, Verifier
 from studio.crafts.world import World
 from studio.errors import StudioError
@@ -111,6 +112,8 @@ class PictureMaker:
                 "more than this machine has free.",
                 "Choose a smaller size.",
             )
+        if request.tenor and card.tenor is None:
+            raise StudioError("bad_input", f"tenor: {card.name} was not trained with it, allowed is without.")
         if request.verify:
             forecast = self._with_search(request, forecast)
             problem = self._verifier.problem(card, prompt)
@@ -131,7 +134,7 @@ class PictureMaker:
         check_side("height", height, self._settings.max_side)
         if width * height > MAX_PIXELS:
             raise StudioError(
-                "bad_input", f"size: given {width}x{height}, allowed up to {MAX_PIXELS / 1e6:.0f} megapixels."
+                "bad_input", f"size: given {width}x{height}, allowed up to {MAX_PIXELS:,} pixels."
             )
         if steps is not None:
             check_integer("steps", steps, 1, MAX_STEPS)
@@ -254,6 +257,9 @@ class _Painting:
     ) -> PaintingResult:
         width, height = size
         request, news = self._plan.request, self._news
+        report = share.scaled(news, attempt) if share else news.report
+        if report is not None and attempt is None:
+            report = GuideKeeper(report, news.keep)
         with memory_told(f"painting {width}x{height}", "Choose a smaller size."):
             result = self._painter.paint(
                 self._model,
@@ -262,8 +268,9 @@ class _Painting:
                 height=height,
                 seed=self.seed,
                 steps=request.steps,
-                on_progress=share.scaled(news, attempt) if share else news.report,
+                on_progress=report,
                 should_stop=news.should_stop,
+                tenor=request.tenor,
             )
         if result.image.size != (width, height) or result.image.mode != "RGB":
             raise RuntimeError(f"painter gave {result.image.mode} {result.image.size} for {width}x{height}")

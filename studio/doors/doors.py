@@ -8,11 +8,13 @@ from studio.crafts.selftests import Tester
 from studio.doors.filming import PipelineFilmer
 from studio.doors.judging import PipelineJudge
 from studio.doors.kernels import PipelineTester
+from studio.doors.metering import PipelineMeters
 from studio.doors.reading import PipelineReader
 from studio.doors.seeing import PipelineLooker
 from studio.doors.tokenizing import PipelineTokenizer
 from studio.films import Filmer
 from studio.judging import Judge
+from studio.metering import Meters
 from studio.reading import Reader
 from studio.seeing import Looker
 from studio.tokens import Tokenizer
@@ -29,6 +31,7 @@ class Doors:
         tester: Tests the attention kernels.
         tokenizer: Turns pictures into tokens and back.
         filmer: Makes videos.
+        meters: Measure prompts and seams.
     """
 
     looker: Looker = field(default_factory=PipelineLooker)
@@ -37,3 +40,4 @@ class Doors:
     tester: Tester = field(default_factory=PipelineTester)
     tokenizer: Tokenizer = field(default_factory=PipelineTokenizer)
     filmer: Filmer = field(default_factory=PipelineFilmer)
+    meters: Meters = field(default_factory=PipelineMeters)

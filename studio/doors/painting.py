@@ -8,7 +8,7 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.painter import CostForecast, PaintingResult, PaintingStopped, ProgressReport
-from studio.registry import REPAIR
+from studio.registry import REPAIR, tenor_weights
 
 
 class PipelinePainter:
@@ -18,7 +18,17 @@ class PipelinePainter:
         """See `Painter`."""
         from pipelines.compose import painting
 
-        return painting.load_model(folder)
+        model = painting.load_model(folder)
+        trained = tenor_weights(folder)
+        if trained == folder:
+            from pipelines.compass.support import enable_tenor
+
+            enable_tenor(model.pipeline)
+        elif trained is not None:
+            from pipelines.compass.weights_compass import load_compass
+
+            load_compass(model.pipeline, trained)
+        return model
 
     def paint(
         self,
@@ -31,10 +41,13 @@ class PipelinePainter:
         steps: int | None,
         on_progress: Callable[[ProgressReport], None] | None,
         should_stop: Callable[[], bool] | None,
+        tenor: bool | None = None,
     ) -> PaintingResult:
         """See `Painter`."""
         from pipelines.compose import painting
 
+        if tenor is not None:
+            _switch_tenor(model.pipeline, tenor)
         try:
             result: PaintingResult = painting.paint(
                 model,
@@ -48,6 +61,10 @@ class PipelinePainter:
             )
         except painting.Cancelled as error:
             raise PaintingStopped from error
+        finally:
+            # the model stays loaded for requests that leave it as it was trained
+            if tenor is False:
+                _switch_tenor(model.pipeline, True)
         return result
 
     def forecast(self, folder: Path, width: int, height: int, steps: int | None) -> CostForecast:
@@ -99,3 +116,13 @@ class PipelinePainter:
         from pipelines import weights
 
         return list(weights.verify_folder(folder))
+
+
+def _switch_tenor(pipeline: Any, on: bool) -> None:
+    """Put TENOR into a pipeline whose weights were trained with it, or take it out; both are exact."""
+    from pipelines.compass.support import disable_tenor, enable_tenor, has_tenor, tenor_support
+
+    if on and not has_tenor(pipeline) and tenor_support(pipeline).status == "trained":
+        enable_tenor(pipeline)
+    elif not on and has_tenor(pipeline):
+        disable_tenor(pipeline)

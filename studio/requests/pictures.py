@@ -14,6 +14,7 @@ from studio.checks import (
     check_name,
     check_side,
     clean_prompt,
+    shown,
 )
 from studio.errors import StudioError
 from studio.requests.base import DEFAULT_MODEL, Kind, Request
@@ -35,6 +36,8 @@ class ImageRequest(Request):
         style: Name of a style of `assets/presets/styles.json`. Default: None.
         verify: Pictures that may be painted, small, until one shows what the prompt says; the large one is
             painted from that one's seed. 1 to 16, or 0 not to look at all. Default: 0.
+        tenor: Whether text tokens know their positions (CoMPaSS's TENOR), for models that were trained with
+            it. Default: None, as the model was trained.
     Raises:
         StudioError: kind "bad_input" or "too_long", naming the field, what was given and what is allowed.
     """
@@ -49,17 +52,17 @@ class ImageRequest(Request):
     model: str = DEFAULT_MODEL
     style: str | None = None
     verify: int = 0
+    tenor: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", clean_prompt(self.prompt))
         check_side("width", self.width)
         check_side("height", self.height)
         if self.width * self.height > MAX_PIXELS:
-            megapixels = self.width * self.height / 1e6
             raise StudioError(
                 "bad_input",
-                f"size: given {self.width}x{self.height} ({megapixels:.0f} megapixels), "
-                f"allowed up to {MAX_PIXELS / 1e6:.0f} megapixels.",
+                f"size: given {self.width}x{self.height} ({self.width * self.height:,} pixels), "
+                f"allowed up to {MAX_PIXELS:,} pixels.",
             )
         check_integer("seed", self.seed, 0, MAX_SEED)
         if self.steps is not None:
@@ -68,6 +71,8 @@ class ImageRequest(Request):
         if self.style is not None:
             check_name("style", self.style)
         check_integer("verify", self.verify, 0, MAX_VERIFY)
+        if self.tenor is not None and not isinstance(self.tenor, bool):
+            raise StudioError("bad_input", f"tenor: given {shown(self.tenor)}, allowed true or false.")
 
     @property
     def size(self) -> str:

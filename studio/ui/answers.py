@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from studio.checks import check_side
+from studio.crafts.guides import guide_name
 from studio.errors import StudioError
 from studio.gallery.index import Picture
 from studio.jobs.snapshot import JobSnapshot
@@ -96,6 +97,7 @@ def picture_json(studio: Studio, picture: Picture) -> dict[str, Any]:
         "memory_bytes": recipe.peak_bytes or _memory(studio, recipe),
         "is_measured": bool(recipe.peak_bytes),
         "stages": recipe.stages,
+        "guides": _guides(studio, picture),
         "backend": recipe.backend,
         "device": recipe.device,
         "dtype": recipe.dtype,
@@ -106,9 +108,23 @@ def picture_json(studio: Studio, picture: Picture) -> dict[str, Any]:
         "file_bytes": picture.path.stat().st_size if picture.path.is_file() else 0,
         "search": _search(studio, picture),
         "can_be_seen": card is not None and card.embedded and studio.registry.has("eyes"),
+        "has_borders": studio.meters.has_borders(recipe.request.width, recipe.request.height),
         "python": as_python(recipe, card),
         "shell": as_shell(recipe),
     }
+
+
+def _guides(studio: Studio, picture: Picture) -> list[str]:
+    """Addresses of what the stages before the last looked like; "" for one that was not kept."""
+    found = []
+    for stage in range(1, len(picture.recipe.stages)):
+        try:
+            name = studio.results.path(picture.id, guide_name(stage)).name
+        except StudioError:
+            found.append("")
+        else:
+            found.append(f"jobs/{picture.id}/files/{name}")
+    return found
 
 
 def _search(studio: Studio, picture: Picture) -> dict[str, Any]:

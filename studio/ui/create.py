@@ -10,6 +10,7 @@ from typing import Any
 
 from studio.checks import MAX_SEED, check_side, clean_prompt
 from studio.errors import StudioError
+from studio.metering import Gauge
 from studio.requests import DEFAULT_MODEL, ImageRequest
 from studio.studio import Studio
 
@@ -24,6 +25,7 @@ NO_STYLE = "None"
 SCALES = (256, 1024, 2048, 4096)
 # longer side : shorter side of the shapes that are not square
 _LONG, _SHORT = 16, 9
+_SHOWN_LOST = 90
 SHAPES = ("Square", "Landscape", "Portrait", CUSTOM)
 
 
@@ -34,6 +36,7 @@ class Fields:
     Args:
         prompt, width, height, seed, style, steps, model, verify: As `ImageRequest`; numbers may arrive as
             floats, the style may be `NO_STYLE`.
+        tenor: The switch, which stands on "on" (as trained) also where it is not shown.
     """
 
     prompt: Any
@@ -44,6 +47,7 @@ class Fields:
     steps: Any = None
     model: Any = DEFAULT_MODEL
     verify: Any = 0
+    tenor: Any = True
 
     def request(self) -> ImageRequest:
         """The request these fields make.
@@ -60,6 +64,7 @@ class Fields:
             model=self.model,
             style=None if self.style in (None, "", NO_STYLE) else self.style,
             verify=whole("verify", self.verify),
+            tenor=None if self.tenor else False,
         )
 
 
@@ -153,6 +158,52 @@ def prompt_html(studio: Studio, prompt: Any, style: Any, model: Any) -> str:
     return "".join(notes)
 
 
+def length_html(studio: Studio, prompt: Any, style: Any, model: Any) -> str:
+    """How long the painted text is for each text encoder and what is dropped; "" when nothing can be told."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        return ""
+    try:
+        text = clean_prompt(prompt, studio.settings.max_prompt_chars)
+        painted, _ = studio.painted_prompt(text, None if style in (None, "", NO_STYLE) else style)
+        gauges = studio.gauges(painted, model)
+    except StudioError:
+        # what is wrong is said elsewhere
+        return ""
+    if not gauges:
+        return ""
+    return f'<div class="t-length">{"".join(map(_gauge_html, gauges))}{_dropped_html(gauges)}</div>'
+
+
+def _gauge_html(gauge: Gauge) -> str:
+    """One bar: a stone per sentence, as long as its tokens; those beyond the limit stand out."""
+    stones = "".join(f'<i style="flex:{count} 1 0"></i>' for count in gauge.sentences if count)
+    free = max(0, gauge.limit - gauge.tokens)
+    over = f'<i class="t-over" style="width:{100 * gauge.dropped / max(1, gauge.tokens):.1f}%"></i>'
+    return (
+        f'<div class="t-gauge" data-encoder="{escape(gauge.encoder)}" data-over="{int(gauge.dropped > 0)}">'
+        f"<span>{escape(gauge.encoder)}</span>"
+        f'<span class="t-gauge-bar" aria-hidden="true">{stones}<b style="flex:{free} 1 0"></b>'
+        f"{over if gauge.dropped else ''}</span>"
+        f"<span><strong>{gauge.tokens:,}</strong> of {gauge.limit:,}</span></div>"
+    )
+
+
+def _dropped_html(gauges: tuple[Gauge, ...]) -> str:
+    """The sentence under the bars: how many sentences, and which words nobody reads."""
+    first = gauges[0]
+    count = sum(1 for tokens in first.sentences if tokens)
+    said = f"{count} {'sentence' if count == 1 else 'sentences'}, {first.dropped:,} tokens dropped"
+    if first.dropped:
+        lost = " ".join(first.lost.split())
+        lost = lost if len(lost) <= _SHOWN_LOST else f"{lost[:_SHOWN_LOST]}\u2026"
+        return f'<p class="t-dropped" role="alert">{said}: \u201c{escape(lost)}\u201d</p>'
+    short = [gauge for gauge in gauges[1:] if gauge.dropped]
+    also = (
+        f"; {escape(short[0].encoder)} sums up the first {short[0].limit - short[0].marks}" if short else ""
+    )
+    return f'<p class="t-dropped">{said}{also}.</p>'
+
+
 def reading_of(studio: Studio, prompt: Any, width: Any, height: Any) -> dict[str, Any]:
     """What the prompt says about space, for the panel below it; {} while there is nothing to read."""
     try:
@@ -163,6 +214,14 @@ def reading_of(studio: Studio, prompt: Any, width: Any, height: Any) -> dict[str
         return {}
     aspect = min(8.0, max(0.125, aspect))
     return {"reading": studio.reader.read(text, aspect).to_json(), "aspect": aspect}
+
+
+def has_tenor(studio: Studio, model: Any) -> bool:
+    """Whether a model was trained with TENOR, so that there is something to switch."""
+    try:
+        return studio.registry.card(str(model)).tenor is not None
+    except StudioError:
+        return False
 
 
 def has_relations(studio: Studio, prompt: Any) -> bool:

@@ -44,7 +44,7 @@ class CreateForm:
                 self.generate = gr.Button("Generate", variant="primary", elem_id="t-generate")
                 self.cancel = gr.Button("Cancel", elem_id="t-cancel")
         self.fields = [self.prompt, self.width, self.height, self.seed, self.style, self.steps, self.model]
-        self.fillable = [*self.fields, self.shape, self.scale, self.sides, self.keep]
+        self.fillable = [*self.fields, self.shape, self.scale, self.sides, self.keep, self.tenor]
 
     def values_of(self, recipe: Recipe) -> tuple[object, ...]:
         """What fills `fillable` so that the form asks for the picture of `recipe` again.
@@ -67,6 +67,7 @@ class CreateForm:
             gr.Radio(value=scale, visible=shape != CUSTOM),
             gr.Row(visible=shape == CUSTOM),
             True,
+            request.tenor is not False,
         )
 
     def default_steps(self, model: str) -> int:
@@ -75,6 +76,10 @@ class CreateForm:
             return self._studio.painter.default_steps(self._studio.registry.paintable(model).folder)
         except StudioError:
             return _FALLBACK_STEPS
+
+    def of_model(self, model: str) -> tuple[object, ...]:
+        """What `steps` and `tenor` become when another model is chosen."""
+        return self.default_steps(model), gr.Checkbox(visible=create.has_tenor(self._studio, model))
 
     def _build_prompt(self) -> None:
         self.prompt = gr.Textbox(
@@ -85,7 +90,17 @@ class CreateForm:
             max_lines=12,
             elem_id="t-prompt",
         )
+        self.length = gr.HTML(elem_id="t-length", js_on_load=None, apply_default_css=False)
         self.said = gr.HTML(elem_id="t-said", js_on_load=None, apply_default_css=False)
+        buttons = "".join(
+            f'<button type="button" data-example>{escape(text)}</button>' for text in create.EXAMPLES[1:]
+        )
+        gr.HTML(
+            elem_id="t-examples",
+            html_template=f'<span class="t-label">Or try</span><div class="t-examples">{buttons}</div>',
+            apply_default_css=False,
+            js_on_load=on_load("mountExamples"),
+        )
         self.space = gr.HTML(
             elem_id="t-space",
             html_template="<div></div>",
@@ -99,15 +114,6 @@ class CreateForm:
             visible=self._studio.registry.has("eyes"),
             elem_id="t-verify",
             elem_classes="t-segments",
-        )
-        buttons = "".join(
-            f'<button type="button" data-example>{escape(text)}</button>' for text in create.EXAMPLES[1:]
-        )
-        gr.HTML(
-            elem_id="t-examples",
-            html_template=f'<span class="t-label">Or try</span><div class="t-examples">{buttons}</div>',
-            apply_default_css=False,
-            js_on_load=on_load("mountExamples"),
         )
 
     def _build_size(self) -> None:
@@ -151,6 +157,12 @@ class CreateForm:
             )
             self.model = gr.Dropdown(
                 self._models or [DEFAULT_MODEL], value=preferred, label="Model", elem_id="t-model"
+            )
+            self.tenor = gr.Checkbox(
+                True,
+                label="TENOR: words know their places in the prompt",
+                visible=create.has_tenor(self._studio, preferred),
+                elem_id="t-tenor",
             )
             gr.HTML(html_template='<span class="t-label">Settings from a picture</span>', js_on_load=None)
             self.drop = gr.File(

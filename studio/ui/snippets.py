@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from studio.recipes import Recipe
 from studio.registry import ModelCard
@@ -12,13 +13,14 @@ from studio.settings import REPOSITORY
 def as_python(recipe: Recipe, card: ModelCard | None) -> str:
     """A script that paints the picture of `recipe` with the pipeline alone; `card` is its model, if known."""
     request = recipe.request
-    folder = recipe.request.model if card is None else _folder(card)
+    folder = recipe.request.model if card is None else _folder(card.folder)
     return "\n".join(
         [
             "import torch",
             "from pipelines import load_pipeline",
             "",
             f"pipe = load_pipeline({folder!r})",
+            *(_tenor_lines(card, request.tenor) if card and card.tenor else ()),
             "image = pipe(",
             f"    {recipe.prompt!r},",
             f"    width={request.width},",
@@ -36,6 +38,8 @@ def as_shell(recipe: Recipe) -> str:
     request = recipe.request
     # the painted prompt has the style's words in it, so the command names no style
     words = ["--size", request.size, "--seed", str(request.seed), "--steps", str(recipe.steps)]
+    if request.tenor is not None:
+        words.append("--tenor" if request.tenor else "--no-tenor")
     words += ["--model", request.model, "--out", "picture.png"]
     options = shlex.join(words)
     if recipe.prompt.startswith("-"):
@@ -44,8 +48,21 @@ def as_shell(recipe: Recipe) -> str:
     return f"python -m studio image {shlex.quote(recipe.prompt)} {options}"
 
 
-def _folder(card: ModelCard) -> str:
+def _tenor_lines(card: ModelCard, tenor: bool | None) -> list[str]:
+    """What a script does so that the weights of CoMPaSS work as they did in the studio."""
+    assert card.tenor is not None
+    if card.tenor == card.folder:
+        lines = ["from pipelines.compass.support import enable_tenor", "enable_tenor(pipe)"]
+        return [] if tenor is False else lines
+    folder = f"{_folder(card.folder)}/{card.tenor.name}"
+    lines = ["from pipelines.compass.weights_compass import load_compass", f"load_compass(pipe, {folder!r})"]
+    if tenor is False:
+        lines += ["from pipelines.compass.support import disable_tenor", "disable_tenor(pipe)"]
+    return lines
+
+
+def _folder(folder: Path) -> str:
     """The folder as a person in a clone would write it; where other models lie is nobody's business."""
-    if card.folder.is_relative_to(REPOSITORY):
-        return card.folder.relative_to(REPOSITORY).as_posix()
-    return card.folder.name
+    if folder.is_relative_to(REPOSITORY):
+        return folder.relative_to(REPOSITORY).as_posix()
+    return folder.name

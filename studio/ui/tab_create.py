@@ -55,7 +55,7 @@ class CreateTab:
         page.load(
             self._say_forecast, [form.width, form.height, form.steps, form.model], form.forecast, **_QUIET
         )
-        page.load(self._say_prompt, [form.prompt, form.style, form.model], form.said, **_QUIET)
+        page.load(self._say_prompt, [form.prompt, form.style, form.model], [form.length, form.said], **_QUIET)
         page.load(self._read_prompt, [form.prompt, form.width, form.height], form.space, **_QUIET)
         page.load(create.new_seed, None, form.seed, **_QUIET)
         page.load(lambda last: {"last": last}, self._last_job, self._easel, **_QUIET)
@@ -75,15 +75,15 @@ class CreateTab:
             **_QUIET,
         )
         gr.on([item.change for item in cost], self._say_forecast, cost, form.forecast, **_LATEST)
-        gr.on([item.change for item in words], self._say_prompt, words, form.said, **_LATEST)
+        gr.on([item.change for item in words], self._say_prompt, words, [form.length, form.said], **_LATEST)
         shape = [form.prompt, *size]
         gr.on([item.change for item in shape], self._read_prompt, shape, form.space, **_LATEST)
-        form.model.input(form.default_steps, form.model, form.steps, **_QUIET)
+        form.model.input(form.of_model, form.model, [form.steps, form.tenor], **_QUIET)
         form.dice.click(create.new_seed, None, form.seed, **_QUIET)
         # whoever types a seed wants it kept
         form.seed.input(lambda: True, None, form.keep, **_QUIET)
         form.generate.click(
-            self._submit, [*form.fields, form.keep, form.verify], [*started, form.seed], **_SUBMIT
+            self._submit, [*form.fields, form.keep, form.verify, form.tenor], [*started, form.seed], **_SUBMIT
         )
         form.cancel.click(None, js=on_click("cancel"), **_QUIET)
         form.drop.upload(self._restore_file, form.drop, [*form.fillable, form.dropped], **_QUIET)
@@ -93,8 +93,14 @@ class CreateTab:
     def _say_forecast(self, width: Any, height: Any, steps: Any, model: Any) -> str:
         return told(lambda: create.forecast_html(self._studio, width, height, steps, model))
 
-    def _say_prompt(self, prompt: Any, style: Any, model: Any) -> str:
-        return told(lambda: create.prompt_html(self._studio, prompt, style, model))
+    def _say_prompt(self, prompt: Any, style: Any, model: Any) -> tuple[str, str]:
+        """How long the prompt is, and what there is to say about it."""
+        return told(
+            lambda: (
+                create.length_html(self._studio, prompt, style, model),
+                create.prompt_html(self._studio, prompt, style, model),
+            )
+        )
 
     def _read_prompt(self, prompt: Any, width: Any, height: Any) -> dict[str, Any]:
         return told(lambda: create.reading_of(self._studio, prompt, width, height))
@@ -110,13 +116,15 @@ class CreateTab:
         model: Any,
         keep: Any,
         verify: Any = 0,
+        tenor: Any = True,
         asked: gr.Request | None = None,
     ) -> tuple[dict[str, str], str, Any]:
         """Submit; what the easel then follows, what the browser remembers, and the seed that is used."""
         chosen = seed if keep else create.new_seed()
         # the choice is not shown while the prompt says nothing about space
         budget = verify if told(lambda: create.has_relations(self._studio, prompt)) else 0
-        fields = Fields(prompt, width, height, chosen, style, steps, model, budget)
+        switch = tenor if create.has_tenor(self._studio, model) else True
+        fields = Fields(prompt, width, height, chosen, style, steps, model, budget, switch)
         job_id = told(lambda: self._visit(asked).submit(fields.request()))
         return {"follow": job_id}, job_id, chosen
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from studio.doors.doors import Doors
 from studio.settings import Settings
 from studio.studio import Studio
 from tests.browser.scene_painter import ScenePainter
-from tests.studio.painters import make_weights
+from tests.studio.makers import DrawingFilmer, DrawingTokenizer
+from tests.studio.painters import FixedLooker, SeedJudge, WordMeters, make_weights
 
 # no sandbox: tests may run as root; the rest keeps the browser itself from calling home
-_BROWSER_ARGUMENTS = [
+BROWSER_ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
@@ -38,12 +41,44 @@ class LiveStudio:
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStudio]:
+    """A studio with the one model that paints."""
+    folder: Path = tmp_path_factory.mktemp("live")
+    weights = make_weights(folder / "weights")
+    settings = Settings(data_dir=folder / "data", weights_dir=weights, port=17860)
+    with serving(settings, ScenePainter(step_s=0.02), Doors(meters=WordMeters())) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStudio]:
+    """A studio with a model for every room, and a second one that paints and knows TENOR.
+
+    Pictures of seed 6 show what the prompt says, no others do.
+    """
+    folder: Path = tmp_path_factory.mktemp("full")
+    names = ("storybook-flux", "storybook-eyes", "storybook-flextok", "storybook-video")
+    weights = make_weights(folder / "weights", names)
+    spatial = make_weights(folder / "more", ("spatial",)) / "spatial"
+    (spatial / "compass.json").write_text('{"tenor": true}')
+    painter = ScenePainter(step_s=0.02)
+    doors = Doors(
+        looker=FixedLooker(),
+        judge=SeedJudge(painter, good={6}),
+        tokenizer=DrawingTokenizer(),
+        filmer=DrawingFilmer(),
+        meters=WordMeters(),
+    )
+    settings = Settings(data_dir=folder / "data", weights_dir=weights, model_dirs=(spatial,), port=17880)
+    with serving(settings, painter, doors) as served:
+        yield served
+
+
+@contextmanager
+def serving(settings: Settings, painter: ScenePainter, doors: Doors) -> Iterator[LiveStudio]:
+    """A page over a studio of its own, on a free port."""
     from studio.ui.page import build_page, free_port, launch_options
 
-    folder: Path = tmp_path_factory.mktemp("live")
-    settings = Settings(data_dir=folder / "data", weights_dir=make_weights(folder / "weights"), port=17860)
-    painter = ScenePainter(step_s=0.02)
-    with Studio(settings, painter) as studio:
+    with Studio(settings, painter, doors) as studio:
         page = build_page(studio)
         options = launch_options(studio)
         _, url, _ = page.launch(
@@ -59,7 +94,7 @@ def profile(chromium_executable: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_executable, args=_BROWSER_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=chromium_executable, args=BROWSER_ARGUMENTS)
         context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
         # generous: on a busy machine the first load alone can take half of it
         context.set_default_timeout(60_000)
@@ -79,19 +114,19 @@ class Window:
 
 @pytest.fixture
 def open_window(profile: Any, live: LiveStudio) -> Iterator[Callable[..., Window]]:
-    """Open the page as a new visitor: `open_window(width=390, height=844, dark=True)`."""
+    """Open the page as a new visitor: `open_window(width=390, height=844, dark=True, at=full)`."""
     windows: list[Window] = []
 
-    def open_one(width: int = 1280, height: int = 900, dark: bool = False) -> Window:
+    def open_one(width: int = 1280, height: int = 900, dark: bool = False, at: LiveStudio = live) -> Window:
         page = profile.new_page()
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme="dark" if dark else "light")
-        page.goto(f"{live.url}healthz")
+        page.goto(f"{at.url}healthz")
         page.evaluate("localStorage.clear()")
         window = Window(profile, page)
-        watch(window, page, live.url)
+        watch(window, page, at.url)
         windows.append(window)
-        ready(page, live.url)
+        ready(page, at.url)
         return window
 
     yield open_one

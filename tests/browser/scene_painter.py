@@ -36,6 +36,7 @@ class ScenePainter(DrawingPainter):
         steps: int | None,
         on_progress: Callable[[Report], None] | None,
         should_stop: Callable[[], bool] | None,
+        tenor: bool | None = None,
     ) -> Result:
         stages = stages_of(width, height)
         course = [("encode", 0, 1)]
@@ -57,6 +58,7 @@ class ScenePainter(DrawingPainter):
                 )
         if should_stop and should_stop():
             raise PaintingStopped
+        self.painted.append((prompt, seed))
         return Result(landscape(width, height, seed), seconds, stages, peak_bytes=700_000_000)
 
     def forecast(self, folder: Path, width: int, height: int, steps: int | None) -> Cost:

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from studio.judging import Attempt, Judgement, RelationVerdict, Search
+from studio.metering import Gauge, Seams
 from studio.painter import PaintingStopped
 from studio.seeing import Seen, SeenObject, SeenRelation
 
@@ -93,6 +94,7 @@ class DrawingPainter:
         self.on_device = 0
         self.most_on_device = 0
         self.painted: list[tuple[str, int]] = []
+        self.tenors: list[bool | None] = []
         self.loads: list[str] = []
         self.reached: dict[str, threading.Event] = {
             phase: threading.Event() for phase in ("encode", "paint", "decode")
@@ -114,6 +116,7 @@ class DrawingPainter:
         steps: int | None,
         on_progress: Callable[[Report], None] | None,
         should_stop: Callable[[], bool] | None,
+        tenor: bool | None = None,
     ) -> Result:
         with self._count:
             self.on_device += 1
@@ -129,6 +132,7 @@ class DrawingPainter:
                     preview = Image.new("RGB", (64, 64), (step * 20, 90, 40)) if phase == "paint" else None
                     on_progress(Report(phase, 1, 1, step, total, fraction, width, height, preview))
             self.painted.append((prompt, seed))
+            self.tenors.append(tenor)
             image = draw(prompt, width, height, seed, total, model)
             return Result(image, {"paint": time.perf_counter() - began}, self._stages(width, height))
         finally:
@@ -258,6 +262,24 @@ class SeedJudge:
                 break
         best = max(range(len(attempts)), key=lambda place: attempts[place].judgement.score)
         return Search(tuple(attempts), best, "", False)
+
+
+class WordMeters:
+    """Counts words as tokens: "T5" reads eight, "CLIP", which sums up, six; two of each are marks."""
+
+    def gauges(self, folder: Path, prompt: str) -> list[Gauge]:
+        words = prompt.split()
+        sentences = tuple(len(part.split()) for part in prompt.split(".") if part.strip())
+        return [
+            Gauge("T5", 8, 2, sentences, " ".join(words[6:])),
+            Gauge("CLIP", 6, 2, sentences, " ".join(words[4:]), True),
+        ]
+
+    def has_borders(self, width: int, height: int) -> bool:
+        return max(width, height) > 512
+
+    def seams(self, picture: Image.Image) -> Seams:
+        return Seams(1.04, 1.21, column=picture.width // 2)
 
 
 CLASSES = {

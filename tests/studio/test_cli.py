@@ -161,6 +161,10 @@ MILLION = "a" * 10**6
             ["a cat", "--model", "dall-e", "--out", "a.png"],
             "model: given 'dall-e', allowed storybook, storybook-flux.",
         ),
+        (
+            ["a cat", "--tenor", "--out", "a.png"],
+            "tenor: storybook-flux was not trained with it, allowed is without.",
+        ),
         (["a cat", "--style", "Baroque", "--out", "a.png"], "style: given 'Baroque', allowed Meadow"),
         (["a cat", "--out", "/proc/a.png"], "Can't write the picture ("),
         (["a cat", "--out", "/proc/nothing/a.png"], "out: there is no folder '/proc/nothing'."),

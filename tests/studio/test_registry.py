@@ -178,3 +178,27 @@ def test_each_request_is_offered_only_models_that_can_do_it(settings: Settings) 
         registry.usable("storybook", "video")
     assert (refused.value.kind, refused.value.exit_code) == ("not_installed", 2)
     assert registry.has("eyes") and not registry.has("tokens")
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "knows"),
+    [
+        ("compass-lora", '{"tenor": true}', True),
+        ("compass", '{"tenor": true}', True),
+        ("", '{"tenor": true}', True),
+        ("compass-lora", '{"tenor": false}', False),
+        ("compass-lora", '{"tenor": "yes"}', False),
+        ("compass-lora", "not json", False),
+        ("elsewhere", '{"tenor": true}', False),
+    ],
+)
+def test_only_a_sidecar_of_compass_says_that_a_model_knows_tenor(
+    place: str, text: str, knows: bool, settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    (folder / place).mkdir(parents=True)
+    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (folder / place / "compass.json").write_text(text)
+    card = registry_of(replace(settings, model_dirs=(folder,))).card("mine")
+    assert card.tenor == (folder / place if knows else None)
+    assert registry_of(settings).card("storybook").tenor is None

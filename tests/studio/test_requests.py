@@ -44,7 +44,7 @@ def test_only_exact_integers_are_numbers(field: str, value: Any) -> None:
         ({"height": 10**9}, "height: given 1000000000, allowed multiples of 16 from 64 to 16384."),
         (
             {"width": 16384, "height": 16384},
-            "size: given 16384x16384 (268 megapixels), allowed up to 67 megapixels.",
+            "size: given 16384x16384 (268,435,456 pixels), allowed up to 67,108,864 pixels.",
         ),
         ({"seed": 2**32}, "seed: given 4294967296, allowed whole numbers from 0 to 4294967295."),
         ({"steps": 0}, "steps: given 0, allowed whole numbers from 1 to 200."),
@@ -123,7 +123,7 @@ def test_json_round_trip(width: int, height: int, seed: int, steps: int | None) 
         (
             {"prompt": "a", "<b>": 1},
             "request: given unknown field '<b>', "
-            "allowed prompt, width, height, seed, steps, model, style, verify.",
+            "allowed prompt, width, height, seed, steps, model, style, verify, tenor.",
         ),
     ],
 )

@@ -7,9 +7,11 @@ import { bytes, duration, size } from "./words.js";
 
 const PHASE_NAMES = { load: "Load model", verify: "Verify", encode: "Read prompt", paint: "Paint", decode: "Develop", save: "Save" };
 
+const SEAM_SCALE = "How tile borders differ from what is beside them: 1 not at all, from 1.2 on they show";
+
 /**
- * The block under a picture. Its buttons call `act`: restore(), again(), remove(), see(on) and compare(index or
- * null); the last two answer with a promise that is fulfilled when the wall shows it.
+ * The block under a picture. Its buttons call `act`: restore(), again(), remove(), see(on), seams(on) and
+ * compare(index or null); the last three answer with a promise that is fulfilled when the wall shows it.
  */
 export function makeCaption(picture, act) {
   const { request } = picture;
@@ -42,6 +44,7 @@ export function makeCaption(picture, act) {
       "div",
       { class: "t-row t-quiet" },
       picture.can_be_seen && toggle("What the eyes see", ICONS.eye, act.see),
+      picture.has_borders && seamMeter(act),
       sendTo("tokens", "Turn into tokens", picture),
       sendTo("video", "Set in motion", picture),
       copyButton("Copy as Python", picture.python),
@@ -79,6 +82,18 @@ function toggle(label, shape, act) {
   return button;
 }
 
+/** The button that measures seams; what it found stands in its place while they are marked. */
+function seamMeter(act) {
+  const meter = toggle("Seam meter", ICONS.seam, async (on) => {
+    const found = await act.seams(on);
+    meter.querySelector("span").textContent = on ? `Seams ${found.ratio.toFixed(2)}` : "Seam meter";
+    const where = on && (found.column === null ? `row ${found.row}` : `column ${found.column}`);
+    meter.title = on ? `${found.worst.toFixed(2)} at ${where}` : SEAM_SCALE;
+  });
+  meter.title = SEAM_SCALE;
+  return meter;
+}
+
 /** The stages a picture grew through; pressing an earlier one lays it, enlarged, beside what was painted. */
 function stages(picture, act) {
   if (picture.stages.length < 2) return null;
@@ -89,7 +104,11 @@ function stages(picture, act) {
       for (const other of chips) if (other !== chips[index]) other.setAttribute("aria-pressed", "false");
     }),
   );
-  for (const chip of chips) chip.title = "Compare with this stage, enlarged";
+  chips.forEach((chip, index) => {
+    chip.title = "Compare with this stage, enlarged";
+    // what it looked like when the next stage grew from it
+    if (picture.guides[index]) chip.prepend(h("img", { src: address(picture.guides[index]), alt: "", loading: "lazy" }));
+  });
   return h(
     "div",
     { class: "t-grown" },

@@ -243,6 +243,7 @@ export class Easel {
         again: () => this.door.trigger("again", { id }),
         remove: () => this.remove(picture),
         see: (on) => this.exhibit.see(on),
+        seams: (on) => this.exhibit.seams(on),
         compare: (index) => this.exhibit.compare(index),
       }),
     );

@@ -1,6 +1,6 @@
 // A finished picture on the wall: as it is or in the viewer, with what the eyes see, beside an earlier stage.
 
-import { address, askForStage, readSeen, watchJob } from "./backend.js";
+import { address, askForStage, readSeams, readSeen, watchJob } from "./backend.js";
 import { boxLayer } from "./boxes.js";
 import { h } from "./dom.js";
 import { openViewer } from "./viewer.js";
@@ -73,6 +73,17 @@ export class Exhibit {
   mark(boxes) {
     this.boxes = boxes;
     this.drawBoxes();
+  }
+
+  /** Measure the seams and mark the clearest one, or take the mark away; gives {ratio, worst, column, row}. */
+  async seams(on) {
+    if (!on) return this.mark([]);
+    const found = await readSeams(this.picture.id);
+    const { width, height } = this.picture.request;
+    const [across, down] = [found.column / width, found.row / height];
+    const line = found.column === null ? [0, down, 1, down + 1 / height] : [across, 0, across + 1 / width, 1];
+    this.mark([{ box: line, text: `seam ${found.worst.toFixed(2)}`, mark: "line" }]);
+    return found;
   }
 
   drawBoxes() {

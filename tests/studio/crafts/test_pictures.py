@@ -3,7 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from studio.crafts.verifying import Verifier
 from studio.doors.painting import PipelinePainter
 from studio.errors import StudioError
 from studio.painter import PaintingStopped
+from studio.recipes import Recipe
 from studio.registry import Registry
 from studio.requests import ImageRequest
 from studio.seeing import Eyes
@@ -111,6 +112,77 @@ def test_a_painter_that_returns_another_size_is_caught(size: tuple[int, int], se
     painter.paint = lambda model, **_: Result(draw("x", *size, 0, 4, b""), {}, ())  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="painter gave RGB"):
         maker.paint(maker.check(ImageRequest("a cat", 64, 64)))
+
+
+def test_tenor_is_for_models_that_were_trained_with_it(settings: Settings) -> None:
+    painter = DrawingPainter()
+    maker = maker_of(settings, painter)
+    with pytest.raises(StudioError, match="tenor: storybook-flux was not trained with it") as refused:
+        maker.check(ImageRequest("a cat", 64, 64, tenor=True))
+    assert refused.value.exit_code == 2
+    (settings.weights_dir / "storybook-flux" / "compass.json").write_text('{"tenor": true}')
+    for choice in (None, True, False):
+        painted = maker.paint(maker.check(ImageRequest("a cat", 64, 64, tenor=choice)))
+        assert painted.recipe.request.tenor is choice
+        assert Recipe.from_json(painted.recipe.to_json()).request.tenor is choice
+    assert painter.tenors == [None, True, False]
+    with pytest.raises(StudioError, match="tenor: given 1, allowed true or false"):
+        ImageRequest("a cat", 64, 64, tenor=1)  # type: ignore[arg-type]
+
+
+class Pipe:
+    """A pipeline whose TENOR is one flag."""
+
+    tenor = False
+
+
+class TenorDoor(ModuleType):
+    """Stands for `pipelines.compass.support` and `.weights_compass`, with the names of the real ones."""
+
+    def __init__(self) -> None:
+        super().__init__("pipelines.compass.support")
+        self.loaded: list[Path] = []
+
+    def enable_tenor(self, pipeline: Pipe) -> None:
+        pipeline.tenor = True
+
+    def disable_tenor(self, pipeline: Pipe) -> None:
+        pipeline.tenor = False
+
+    def has_tenor(self, pipeline: Pipe) -> bool:
+        return pipeline.tenor
+
+    def tenor_support(self, pipeline: Pipe) -> Any:
+        return SimpleNamespace(status="trained")
+
+    def load_compass(self, pipeline: Pipe, source: Path) -> None:
+        self.loaded.append(source)
+        pipeline.tenor = True
+
+
+@pytest.mark.parametrize("place", ["", "compass-lora"])
+def test_the_adapter_switches_tenor_for_one_picture(
+    place: str, door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    support, pipe, seen = TenorDoor(), Pipe(), []
+    monkeypatch.setitem(sys.modules, "pipelines.compass.support", support)
+    monkeypatch.setitem(sys.modules, "pipelines.compass.weights_compass", support)
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "compass.json").write_text('{"tenor": true}')
+    door.load_model = lambda folder: SimpleNamespace(pipeline=pipe)  # type: ignore[method-assign, assignment]
+
+    def paint(model: Any, **_: Any) -> Result:
+        seen.append(pipe.tenor)
+        return Result(draw("x", 64, 64, 0, 4, b""), {}, ())
+
+    door.paint = paint  # type: ignore[method-assign]
+    painter = PipelinePainter()
+    model = painter.load_model(tmp_path)
+    assert support.loaded == ([tmp_path / place] if place else [])
+    wanted: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "seed": 0, "steps": None}
+    for choice in (None, False, True, None):
+        painter.paint(model, **wanted, on_progress=None, should_stop=None, tenor=choice)
+    assert seen == [True, False, True, True] and pipe.tenor
 
 
 @pytest.mark.parametrize(

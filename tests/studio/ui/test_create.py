@@ -10,6 +10,7 @@ from studio.checks import MAX_SEED
 from studio.errors import StudioError
 from studio.ui import create
 from studio.ui.create import CUSTOM, NO_STYLE, SCALES, SHAPES, Fields
+from tests.studio.painters import WordMeters
 
 
 @pytest.mark.parametrize(
@@ -137,3 +138,40 @@ def test_what_a_person_wrote_is_escaped(studio):
 def test_a_prompt_that_is_too_long_is_told_at_once(studio):
     text = create.prompt_html(studio, "x" * 1_000_000, NO_STYLE, "storybook")
     assert "1,000,000 characters" in text and len(text) < 500
+
+
+def test_the_length_is_told_for_each_encoder(studio):
+    studio.meters = WordMeters()
+    text = create.length_html(studio, "a red ball. a cat", NO_STYLE, "storybook")
+    assert "<strong>7</strong> of 8" in text and "<strong>7</strong> of 6" in text
+    assert "2 sentences, 0 tokens dropped; CLIP sums up the first 4." in text
+    assert 'role="alert"' not in text
+
+
+def test_words_that_nobody_reads_are_named(studio):
+    studio.meters = WordMeters()
+    text = create.length_html(studio, "one two three four five six <b>seven</b> eight", NO_STYLE, "storybook")
+    assert "1 sentence, 2 tokens dropped: \u201c&lt;b&gt;seven&lt;/b&gt; eight\u201d" in text
+    assert 'role="alert"' in text and "<b>seven" not in text
+    long = "one two three four five six " + "x" * 500
+    assert "\u2026\u201d" in create.length_html(studio, long, NO_STYLE, "storybook")
+
+
+def test_the_style_counts_and_what_can_not_be_counted_is_not_shown(studio):
+    studio.meters = WordMeters()
+    plain, night = (
+        create.length_html(studio, "a red ball", style, "storybook") for style in (NO_STYLE, "Night")
+    )
+    assert "<strong>5</strong>" in plain and "<strong>9</strong>" in night
+    for prompt in ("", "  ", None, 7, "x" * 1_000_000):
+        assert create.length_html(studio, prompt, NO_STYLE, "storybook") == ""
+    assert create.length_html(studio, "a red ball", NO_STYLE, "dall-e") == ""
+
+
+def test_a_model_without_tokenizers_has_no_meter(studio):
+    assert create.length_html(studio, "a red ball", NO_STYLE, "storybook") == ""
+
+
+def test_tenor_is_left_as_trained_unless_switched_off():
+    assert Fields("a red ball", 512, 512, 0).request().tenor is None
+    assert Fields("a red ball", 512, 512, 0, tenor=False).request().tenor is False

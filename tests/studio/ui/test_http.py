@@ -49,6 +49,17 @@ def test_files_are_served_byte_for_byte(served):
     assert served.http.get(f"/studio/pictures/{name}/zoom").content == stored.path.read_bytes()
 
 
+def test_seams_are_measured_where_a_picture_has_tiles(served):
+    small, large = paint(served), paint(served, width=1024, height=1024)
+    facts = [served.http.get(f"/studio/pictures/{name}").json() for name in (small, large)]
+    assert [fact["has_borders"] for fact in facts] == [False, True]
+    assert facts[1]["guides"] == [], "painted in one stage"
+    seams = served.http.get(f"/studio/pictures/{large}/seams").json()
+    # flat fields of colour have edges somewhere, and no row and column at once
+    assert seams["worst"] >= 1 and (seams["column"] is None) != (seams["row"] is None)
+    assert served.http.get("/studio/pictures/nothing/seams").status_code == 404
+
+
 def test_the_overview_lists_pictures_newest_first(served):
     names = [paint(served, seed=seed) for seed in (1, 2)]
     overview = served.http.get("/studio/overview").json()

@@ -1,0 +1,131 @@
+"""What the Create screen offers around a picture: relations, verification, length, stages, seams."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.browser.conftest import LiveStudio
+from tests.browser.test_create_page import choose, start, wait_for_picture, write
+
+# the first test also pays for starting the studio and the browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(420)]
+
+
+def drag(page, locator, x, y):
+    """Drag an element's middle to a point of the page."""
+    box = locator.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(x, y, steps=4)
+    page.mouse.up()
+
+
+def test_a_dragged_box_changes_the_text_and_a_chip_does_too(open_window):
+    page = open_window().page
+    write(page, "a red cat to the left of a blue house")
+    chip = page.locator(".t-relations li select")
+    chip.wait_for()
+    assert chip.input_value() == "left of"
+    sketch = page.locator(".t-sketch")
+    sketch.scroll_into_view_if_needed()
+    edge = sketch.bounding_box()
+    middle = edge["y"] + edge["height"] / 2
+    cat, house = (sketch.locator("button", has_text=name) for name in ("red cat", "blue house"))
+    drag(page, house, edge["x"], middle)
+    drag(page, cat, edge["x"] + edge["width"], middle)
+    page.wait_for_function("document.querySelector('.t-relations select')?.value === 'right of'")
+    assert page.input_value("#t-prompt textarea") == "a red cat to the right of a blue house"
+    chip.select_option("above")
+    page.wait_for_function("document.querySelector('#t-prompt textarea').value.includes('above')")
+    assert page.input_value("#t-prompt textarea") == "a red cat above a blue house"
+    tops = [box.bounding_box()["y"] for box in (cat, house)]
+    assert tops[0] < tops[1], "the sketch follows the chip"
+
+
+def test_verification_shows_its_tries_and_a_badge(full: LiveStudio, open_window):
+    page = open_window(at=full).page
+    write(page, "a red ball to the left of a blue ball")
+    page.locator("#t-verify").wait_for()
+    choose(page, "t-scale", "256")
+    choose(page, "t-verify", "4 tries")
+    page.fill("#t-seed input", "5")
+    job = start(page)
+    wait_for_picture(page, job)
+    page.locator(".t-badges li[data-mark=good]").wait_for()
+    assert "red ball left of blue ball" in page.inner_text(".t-badges")
+    assert page.inner_text(".t-tries .t-label") == "2 tries, 1 accepted"
+    assert page.locator(".t-tries li[data-mark=bad] img").count() == 1
+    assert full.studio.gallery.get(job).recipe.request.seed == 6
+    page.locator(".t-verdict button", has_text="Boxes").click()
+    page.locator(".t-frame .t-box", has_text="red ball").wait_for()
+
+
+def test_the_meter_counts_while_a_person_types(open_window):
+    page = open_window().page
+    gauge = page.locator(".t-gauge[data-encoder=T5]")
+    write(page, "a red ball. a cat")
+    page.wait_for_function("document.querySelector('.t-gauge strong')?.textContent === '7'")
+    assert gauge.inner_text().split() == ["T5", "7", "of", "8"]
+    assert page.locator(".t-gauge[data-encoder=T5] .t-gauge-bar i").count() == 2
+    assert page.inner_text(".t-dropped").startswith("2 sentences, 0 tokens dropped")
+    write(page, "a red ball in a meadow under stars")
+    page.wait_for_selector(".t-dropped[role=alert]")
+    assert page.inner_text(".t-dropped") == "1 sentence, 2 tokens dropped: “under stars”"
+    assert gauge.get_attribute("data-over") == "1"
+
+
+def test_stages_are_shown_compared_and_measured(live: LiveStudio, open_window):
+    page = open_window().page
+    job = start(page)
+    wait_for_picture(page, job)
+    chip = page.locator(".t-grown button", has_text="256 × 256")
+    assert chip.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    chip.click()
+    line = page.locator(".t-curtain")
+    line.wait_for()
+    assert line.get_attribute("aria-valuenow") == "50"
+    assert "256 × 256, enlarged" in line.inner_text()
+    stage = page.locator(".t-viewer").bounding_box()
+    drag(page, line, stage["x"] + 0.8 * stage["width"], stage["y"] + stage["height"] / 2)
+    assert abs(int(line.get_attribute("aria-valuenow")) - 80) <= 1
+    assert abs(line.bounding_box()["x"] + 14 - stage["x"] - 0.8 * stage["width"]) <= 2
+    line.press("Home")
+    assert line.get_attribute("aria-valuenow") == "0"
+    line.press("ArrowRight")
+    assert line.get_attribute("aria-valuenow") == "2"
+    chip.click()
+    line.wait_for(state="detached")
+    meter = page.locator(".t-quiet button", has_text="Seam meter")
+    meter.click()
+    page.locator(".t-quiet button", has_text="Seams 1.04").wait_for()
+    assert page.locator(".t-box[data-mark=line]").inner_text() == "seam 1.21"
+
+
+def test_rooms_and_switches_are_there_only_with_their_models(full: LiveStudio, open_window):
+    shown = """() => [...document.querySelectorAll('.t-rooms a')]
+      .filter((link) => link.checkVisibility()).map((link) => link.text)"""
+    small = open_window().page
+    small.wait_for_function("document.querySelector('.t-status-model')")
+    assert small.evaluate(shown) == ["Create", "Kernels"]
+    small.goto(f"{small.url.split('#')[0]}#tokens")
+    assert small.locator("#t-desk").is_visible(), "a room that is not there leads to the first"
+    page = open_window(at=full).page
+    page.get_by_role("link", name="Tokens").click()
+    page.locator(".t-room[data-of=tokens] .t-go").wait_for()
+    page.get_by_role("link", name="Video").click()
+    page.locator(".t-room[data-of=video] .t-go", has_text="Film").wait_for()
+    assert page.evaluate(shown) == ["Create", "Tokens", "Video", "Kernels"]
+    page.get_by_role("link", name="Create").click()
+    page.locator("#t-more > button").click()
+    switch = page.locator("#t-tenor input")
+    assert switch.count() == 0 or not switch.is_visible()
+    page.locator("#t-model input").click()
+    page.get_by_role("option", name=re.compile("spatial")).click()
+    switch.wait_for()
+    switch.uncheck()
+    choose(page, "t-scale", "256")
+    job = start(page)
+    wait_for_picture(page, job)
+    assert full.studio.watch(job).request.tenor is False
