@@ -12,6 +12,7 @@ from pipelines.scale_dit.stages import DENSE_LIMIT, Stage
 
 AttentionMode = Literal["exact", "block", "window"]
 GuideMode = Literal["cached", "along", "reads_text"]
+EnlargeMode = Literal["latents", "pixels", "sharpened"]
 RADIUS = 8  # tokens that image tokens see to each side
 BLOCK = (128, 64)  # queries and keys of a block of the authors' kernel
 BLOCK_SIZE_PX = 256  # sides in this multiple keep text, image and guide on borders of blocks
@@ -29,6 +30,9 @@ class HighResOptions:
             queries and 64 keys, in their order, which released LoRAs expect; every stage's sides must be
             multiples of 256 px. "window": the token's own window of 16 x 16.
         order: token order of "exact" and "window"; "block" has its own.
+        enlarge: how the stage before becomes the start: "latents", bicubic in latent space (the authors'
+            later code; cheap, but many autoencoders decode such latents to grids); "pixels", decoded, bicubic
+            and encoded again; "sharpened", the same with an unsharp mask (the authors' FLUX.1 release).
         anchors: positions of guide tokens, "centred" floats or the authors' "official" whole numbers.
         ntk_factor, linear_factor: factors of the rotary frequencies (`RopeFactors`).
         guide: "cached": encoded once per stage. "along": encoded anew in every step, for less memory and the
@@ -45,6 +49,7 @@ class HighResOptions:
 
     attention: AttentionMode = "exact"
     order: OrderName = "window_hilbert"
+    enlarge: EnlargeMode = "pixels"
     anchors: AnchorRule = "centred"
     ntk_factor: float = 1.0
     linear_factor: float = 1.0
@@ -57,6 +62,7 @@ class HighResOptions:
         choices = {
             "attention": get_args(AttentionMode),
             "order": ORDER_NAMES,
+            "enlarge": get_args(EnlargeMode),
             "anchors": get_args(AnchorRule),
             "guide": get_args(GuideMode),
             "low_frequencies": get_args(FrequencySchedule),
@@ -120,11 +126,14 @@ class HighResOptions:
         )  # fmt: skip
 
 
+# with 28 + 18 steps, high_res_strength 18 / 28 and guidance 3.5: the authors' FLUX.1 release
 FLUX1_RELEASE = HighResOptions(
-    attention="block", anchors="official", ntk_factor=10.0, guidance_scale=4.5
-)  # with 28 + 18 steps, high_res_strength 18 / 28 and guidance 3.5: the authors' FLUX.1 release
-FLUX2_BASE_RELEASE = replace(FLUX1_RELEASE, guidance_scale=8.0)  # 50 + 18 steps, strength 1, guidance 4
-FLUX2_RELEASE = replace(FLUX1_RELEASE, ntk_factor=1.0, guidance_scale=1.0)  # 4 + 4 steps, strength 1
+    attention="block", enlarge="sharpened", anchors="official", ntk_factor=10.0, guidance_scale=4.5
+)
+# with 50 + 18 steps, strength 1 and guidance 4: FLUX.2-klein-base
+FLUX2_BASE_RELEASE = replace(FLUX1_RELEASE, enlarge="latents", guidance_scale=8.0)
+# with 4 + 4 steps, strength 1 and guidance 1: FLUX.2-klein
+FLUX2_RELEASE = replace(FLUX2_BASE_RELEASE, ntk_factor=1.0, guidance_scale=1.0)
 
 
 def guide_layout(layout: AttentionLayout) -> AttentionLayout | None:

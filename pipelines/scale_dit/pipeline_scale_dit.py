@@ -71,3 +71,6 @@ class ScaleDiTPipeline(StagedPipeline, FluxLoraLoaderMixin):
 
     def _to_vae_scale(self, latents: torch.Tensor) -> torch.Tensor:
         return latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+
+    def _from_vae_scale(self, means: torch.Tensor) -> torch.Tensor:
+        return (means - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor

@@ -14,7 +14,7 @@ from transformers import Qwen2TokenizerFast, Qwen3ForCausalLM
 
 from pipelines.scale_dit.pipeline_staged import TEXT_LIMIT, StagedPipeline
 from pipelines.scale_dit.stages import Stage
-from pipelines.scale_dit.transformer_scale_dit import unpack
+from pipelines.scale_dit.transformer_scale_dit import pack, unpack
 
 
 class ScaleDiTFlux2Pipeline(StagedPipeline, Flux2LoraLoaderMixin):
@@ -79,8 +79,18 @@ class ScaleDiTFlux2Pipeline(StagedPipeline, Flux2LoraLoaderMixin):
     def _latent_shape(self, stage: Stage) -> tuple[int, int, int]:
         return self.transformer.config.in_channels, *stage.grid
 
-    def _to_vae_scale(self, latents: torch.Tensor) -> torch.Tensor:
+    def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation `[4 C, 1, 1]` of the autoencoder's batch norm."""
         norm: Any = self.vae.bn
-        mean, variance = (part.to(latents)[:, None, None] for part in (norm.running_mean, norm.running_var))
-        scaled = latents * torch.sqrt(variance + self.vae.config.batch_norm_eps) + mean
-        return unpack(scaled.flatten(2).transpose(1, 2), (latents.shape[2], latents.shape[3]))
+        mean, variance = (part.to(like)[:, None, None] for part in (norm.running_mean, norm.running_var))
+        return mean, torch.sqrt(variance + self.vae.config.batch_norm_eps)
+
+    def _to_vae_scale(self, latents: torch.Tensor) -> torch.Tensor:
+        mean, deviation = self._statistics(latents)
+        tokens = (latents * deviation + mean).flatten(2).transpose(1, 2)
+        return unpack(tokens, (latents.shape[2], latents.shape[3]))
+
+    def _from_vae_scale(self, means: torch.Tensor) -> torch.Tensor:
+        mean, deviation = self._statistics(means)
+        patches = pack(means).transpose(1, 2).unflatten(2, (means.shape[2] // 2, means.shape[3] // 2))
+        return (patches - mean) / deviation

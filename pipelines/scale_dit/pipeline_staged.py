@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 
 from pipelines.kernels.local_attention.op import BACKENDS
 from pipelines.outputs import ImageOutput
-from pipelines.scale_dit.decode import decode_tiled
-from pipelines.scale_dit.high_res import HighResOptions
+from pipelines.scale_dit.decode import decode_tiled, encode_tiled, enlarge_pixels
+from pipelines.scale_dit.high_res import EnlargeMode, HighResOptions
 from pipelines.scale_dit.lora_routing import ADAPTER, LoraRouting, LoraScope, stored_scope
 from pipelines.scale_dit.stage_loop import StageLoop
 from pipelines.scale_dit.stages import Stage, plan_stages
@@ -95,6 +96,10 @@ class StagedPipeline(DiffusionPipeline):
     @abstractmethod
     def _to_vae_scale(self, latents: torch.Tensor) -> torch.Tensor:
         """Denoised latents as the autoencoder decodes them: `[B, C, H / 8, W / 8]`."""
+
+    @abstractmethod
+    def _from_vae_scale(self, means: torch.Tensor) -> torch.Tensor:
+        """The inverse of `_to_vae_scale`."""
 
     def load_scale_dit_lora(
         self, source: Any, *, scope: LoraScope | None = None, weight_name: str | None = None, **options: Any
@@ -339,6 +344,7 @@ class StagedPipeline(DiffusionPipeline):
             backend=attention_backend,
             report=report,
             is_stopped=lambda: self._interrupt,
+            resize=lambda low, size: self._enlarge(low, size, options.enlarge),
             options=options,
             routing=self.lora_routing,
             patch=self.patch,
@@ -357,6 +363,18 @@ class StagedPipeline(DiffusionPipeline):
         images: Any = [] if self._interrupt else self._decode(z, output_type, callback_on_tile)
         self.maybe_free_model_hooks()
         return ImageOutput(images=images, stages=self.stages) if return_dict else (images, self.stages)
+
+    def _enlarge(self, low: torch.Tensor, size: tuple[int, int], mode: EnlargeMode) -> torch.Tensor | None:
+        """Latents of a stage at the size of the next one; None when it was interrupted."""
+        if mode == "latents":
+            return F.interpolate(low, size=size, mode="bicubic", align_corners=False)
+        pictures = decode_tiled(self.vae, self._to_vae_scale(low), lambda *_: self._interrupt)
+        if pictures is None:
+            return None
+        pixels = tuple(side * 16 // self.patch for side in size)
+        large = enlarge_pixels(pictures, pixels, mode == "sharpened")
+        means = encode_tiled(self.vae, large, lambda *_: self._interrupt)
+        return None if means is None else self._from_vae_scale(means)
 
     def _decode(self, z: torch.Tensor, output_type: str, on_tile: Callable[[int, int], bool] | None) -> Any:
         if output_type == "latent":

@@ -1,11 +1,11 @@
 """Group norms that use the statistics of the whole picture in every tile.
 
 A tile of plain grass or sky has next to no variance of its own; normalised by itself it comes out in another
-colour than the same grass in a whole decode. The statistics are therefore taken once, from a small decode of
-the whole (latents averaged down), and used in all tiles.
+colour than the same grass in a whole decode. The statistics are therefore taken once, from a small decode (or
+encode) of the whole, and used in all tiles.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -18,7 +18,38 @@ REFERENCE = 64  # longest side in latents of the decode that the statistics come
 @contextmanager
 def shared_statistics(vae: nn.Module, latents: Tensor) -> Iterator[None]:
     """Within the block, the decoder's group norms use statistics of `latents` `[B, C, h, w]` as a whole."""
-    norms = [module for module in vae.decoder.modules() if isinstance(module, nn.GroupNorm)]
+
+    def decode_small() -> None:
+        vae.decode(_shrunk(latents, REFERENCE, vae))
+
+    with _statistics_of(vae.decoder, decode_small):
+        yield
+
+
+@contextmanager
+def shared_encoder_statistics(vae: nn.Module, pictures: Tensor) -> Iterator[None]:
+    """Within the block, the encoder's group norms use statistics of `pictures` `[B, 3, H, W]` as a whole."""
+
+    def encode_small() -> None:
+        vae.encode(_shrunk(pictures, 8 * REFERENCE, vae))
+
+    with _statistics_of(vae.encoder, encode_small):
+        yield
+
+
+def _shrunk(values: Tensor, longest: int, vae: nn.Module) -> Tensor:
+    """The whole, averaged down to `longest` on its longer side, as the autoencoder takes it."""
+    shrink = max(1.0, max(values.shape[-2:]) / longest)
+    multiple = longest // REFERENCE  # 8 pixels per latent
+    size = [max(multiple, round(side / shrink / multiple) * multiple) for side in values.shape[-2:]]
+    small = F.interpolate(values, size=size, mode="area").to(vae.dtype)
+    return small.contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def _statistics_of(network: nn.Module, run: Callable[[], None]) -> Iterator[None]:
+    """Record every group norm's statistics during `run`, and use them within the block."""
+    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
     statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def record(norm: nn.GroupNorm, inputs: tuple[Tensor, ...]) -> None:
@@ -33,10 +64,7 @@ def shared_statistics(vae: nn.Module, latents: Tensor) -> Iterator[None]:
 
     handles = [norm.register_forward_pre_hook(record) for norm in norms]
     try:
-        shrink = max(1.0, max(latents.shape[-2:]) / REFERENCE)
-        size = [max(1, round(side / shrink)) for side in latents.shape[-2:]]
-        small = F.interpolate(latents, size=size, mode="area").to(vae.dtype)
-        vae.decode(small.contiguous(memory_format=torch.channels_last))
+        run()
     finally:
         for handle in handles:
             handle.remove()

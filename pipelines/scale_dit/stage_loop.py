@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
@@ -19,6 +18,8 @@ from pipelines.scale_dit.words import Words
 
 # (step of this stage, timestep, tensors to show) -> the tensors a watcher wants to put in their place
 Report = Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+# (finished latents, height and width of the next ones) -> the enlarged latents; None: it was stopped
+Resize = Callable[[Tensor, tuple[int, int]], Tensor | None]
 
 
 @dataclass
@@ -33,6 +34,7 @@ class StageLoop:
         backend: attention back end of large stages.
         report: called after every step.
         is_stopped: polled before every step.
+        resize: enlarges the latents of the stage before.
         options: of the stages after the first.
         routing: a LoRA adapter that acts on some tokens of those stages only, or None.
         patch: latents per token and side.
@@ -47,6 +49,7 @@ class StageLoop:
     backend: str
     report: Report
     is_stopped: Callable[[], bool]
+    resize: Resize
     options: HighResOptions = field(default_factory=HighResOptions)
     routing: LoraRouting | None = None
     patch: int = 2
@@ -62,12 +65,15 @@ class StageLoop:
     def enlarge(self, low: Tensor, noise: Tensor, stage: Stage, steps: int, strength: float) -> Tensor:
         """A further stage: finished latents `low` and noise of the new size -> latents of the new size.
 
-        It starts from the enlarged latents at noise level `strength`, guided by `low` itself.
+        It starts from the enlarged latents at noise level `strength`, guided by `low` itself. Stopped before
+        its first step, it returns `low`.
         """
         scheduler = euler_schedule(self.scheduler, steps, strength, noise.device)
         sequence = self._guided(low, stage)
         self.used_backend = sequence.backend
-        enlarged = F.interpolate(low, size=noise.shape[-2:], mode="bicubic", align_corners=False)
+        enlarged = self.resize(low, (noise.shape[-2], noise.shape[-1]))
+        if enlarged is None:
+            return low
         enlarged, noise = (sequence.from_raster(pack(part, self.patch)) for part in (enlarged, noise))
         x = blend_noise(enlarged, noise, float(scheduler.sigmas[0]))
         if self.options.low_frequencies != "none":

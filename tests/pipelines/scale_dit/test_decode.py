@@ -1,4 +1,4 @@
-"""Tiled decoding: it covers, it blends, it can be watched and stopped."""
+"""Tiled decoding and encoding: they cover, they blend, they can be watched and stopped."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.scale_dit.decode import decode_tiled
+from pipelines.scale_dit.decode import decode_tiled, encode_tiled, enlarge_pixels
 from pipelines.scale_dit.tiles import OVERLAP, TILE, count_tiles, tile_starts
 
 
@@ -99,3 +99,40 @@ def test_tiles_are_reported_and_decoding_stops_when_told(vae):
     seen.clear()
     assert decode_tiled(vae, torch.zeros(1, 4, 72, 16), lambda *tile: seen.append(tile)) is not None
     assert seen == [(1, 2), (2, 2)]
+
+
+def smooth_picture(height, width):
+    coarse = torch.randn(1, 3, height // 64, width // 64, generator=torch.Generator().manual_seed(6))
+    return F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(-1, 1)
+
+
+@torch.no_grad()
+def test_tiled_encoding_is_the_plain_encoding_up_to_what_tiles_do_not_see(vae):
+    small = smooth_picture(384, 256)
+    expected = vae.encode(small).latent_dist.mode()
+    torch.testing.assert_close(encode_tiled(vae, small), expected, rtol=0, atol=1e-3)  # other memory layout
+    large = smooth_picture(768, 640)
+    whole, tiled = vae.encode(large).latent_dist.mode(), encode_tiled(vae, large)
+    assert tiled.shape == whole.shape == (1, 4, 96, 80)
+    assert (tiled - whole).abs().mean() < 0.15 * whole.std()
+
+
+def test_encoding_is_reported_and_stops_when_told(vae):
+    seen = []
+
+    def watch(done, tiles):
+        seen.append((done, tiles))
+        return done == 2
+
+    assert encode_tiled(vae, torch.zeros(1, 3, 576, 576), watch) is None
+    assert seen == [(1, 4), (2, 4)]
+
+
+def test_pixels_are_enlarged_within_their_range_and_sharpened_at_edges_only():
+    edge = torch.full((1, 3, 32, 32), -0.5)
+    edge[..., 16:] = 0.5
+    plain, sharp = (enlarge_pixels(edge, (96, 96), sharpen) for sharpen in (False, True))
+    assert plain.shape == sharp.shape == (1, 3, 96, 96)
+    assert (sharp - plain)[..., :24].abs().max() < 1e-6
+    assert sharp.diff(dim=3).amax() > 1.05 * plain.diff(dim=3).amax()
+    assert enlarge_pixels(edge * 4, (96, 96), True).abs().max() <= 1

@@ -37,6 +37,8 @@ def usual(_pipeline):
     "options",
     [
         {"anchors": "official"},
+        {"enlarge": "latents"},
+        {"enlarge": "sharpened"},
         {"ntk_factor": 10.0},
         {"linear_factor": 0.5},
         {"guide": "reads_text"},
@@ -73,7 +75,7 @@ def test_a_guide_that_runs_along_gives_the_same_picture_as_its_cache(pipeline, u
 def test_a_full_pull_leads_to_the_enlarged_picture(pipeline):
     """At the first step "cosine_shift" replaces the velocity by the one that leads to the stage before."""
     low = paint(pipeline, (64, 64))
-    pulled = paint(pipeline, (128, 128), high_res_steps=1, low_frequencies="cosine_shift")
+    pulled = paint(pipeline, (128, 128), high_res_steps=1, enlarge="latents", low_frequencies="cosine_shift")
     expected = F.interpolate(low, scale_factor=2, mode="bicubic", align_corners=False)
     torch.testing.assert_close(pulled, expected, rtol=1e-3, atol=1e-4)
 
@@ -189,4 +191,5 @@ def test_negative_prompts_need_a_stage_with_two_passes(pipeline):
 def test_presets_of_the_released_models():
     assert FLUX1_RELEASE.attention == FLUX2_RELEASE.attention == "block"
     assert (FLUX1_RELEASE.ntk_factor, FLUX2_BASE_RELEASE.ntk_factor, FLUX2_RELEASE.ntk_factor) == (10, 10, 1)
+    assert (FLUX1_RELEASE.enlarge, FLUX2_RELEASE.enlarge) == ("sharpened", "latents")
     assert FLUX1_RELEASE.anchors == "official" and FLUX2_BASE_RELEASE.guidance_scale == 8.0

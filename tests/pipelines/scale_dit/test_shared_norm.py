@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.scale_dit.shared_norm import REFERENCE, shared_statistics
+from pipelines.scale_dit.shared_norm import REFERENCE, shared_encoder_statistics, shared_statistics
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,21 @@ def test_every_picture_of_a_batch_has_its_own_statistics(vae, latents):
         with shared_statistics(vae, both[row : row + 1]):
             alone = vae.decode(both[row : row + 1, ..., :24]).sample
         torch.testing.assert_close(together[row], alone[0], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_quiet_tile_is_encoded_as_in_the_whole(vae):
+    coarse = torch.randn(1, 3, 6, 8, generator=torch.Generator().manual_seed(4))
+    coarse[..., :4] *= 0.05
+    picture = F.interpolate(coarse, size=(384, 8 * REFERENCE), mode="bicubic")
+    whole = vae.encode(picture).latent_dist.mode()
+    tile = picture[..., :192]
+    alone = vae.encode(tile).latent_dist.mode()
+    with shared_encoder_statistics(vae, picture):
+        shared = vae.encode(tile).latent_dist.mode()
+    inside = (..., slice(8, -8), slice(8, 16))  # away from the tile's zero padding
+    errors = [(latents[inside] - whole[inside]).abs().mean() for latents in (shared, alone)]
+    assert errors[0] < 0.2 * errors[1]
 
 
 @torch.no_grad()
