@@ -23,7 +23,7 @@ class Row:
     """A line of the table.
 
     Attributes:
-        model: folder under assets/weights; a model that is not there is named as missing.
+        model: folder under assets/weights, or a part of one; a model that is not there is named as missing.
         module: evaluates it; writes {part: {name: {value, n, ci95}}} to `--out`.
         options: further words of its command line.
         paints: it paints pictures, and keeps the judge's answers in the cache.
@@ -41,7 +41,7 @@ ROWS = (
     Row("storybook-vae", "pipelines.storybook.evaluate_parts", ("vae",)),
     Row("storybook-clip", "pipelines.storybook.evaluate_parts", ("clip",)),
     Row("storybook-flux", "pipelines.scale_dit.evaluate", paints=True),
-    Row("storybook-flux-fast", "pipelines.scale_dit.evaluate_fast", paints=True),
+    Row("storybook-flux/fast-lora", "pipelines.scale_dit.evaluate_fast", paints=True),
     Row("storybook-sd", "pipelines.storybook.evaluate_sd", paints=True),
 )
 
@@ -53,7 +53,8 @@ def figures(row: Row, n: int, cache: Path) -> dict[str, dict[str, Any]]:
         subprocess.CalledProcessError: the module failed; its message is on stderr.
     """
     folders = [WEIGHTS / row.model, *(WEIGHTS / name for name in NEEDED)]
-    out = cache / f"{row.model}_{weights_key(*folders, extra=str(row.options))}_{n}.json"
+    name = row.model.replace("/", "_")
+    out = cache / f"{name}_{weights_key(*folders, extra=str(row.options))}_{n}.json"
     if not out.exists():
         words = [*row.options, "--n", str(n), "--out", str(out)]
         words += ["--cache", str(cache)] if row.paints else []
@@ -67,7 +68,7 @@ def lines(model: str, table: dict[str, dict[str, Any]]) -> list[str]:
     out = []
     for part, shares in table.items():
         for name, figure in shares.items():
-            head = f"{model:20} {part:22} {name:18}"
+            head = f"{model:24} {part:22} {name:18}"
             if "ci95" in figure:
                 low, high = figure["ci95"]
                 out.append(f"{head} {figure['value']:7.1%}  n={figure['n']:<5} 95 % [{low:.1%}, {high:.1%}]")
@@ -87,12 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.only and row.model not in options.only:
             continue
         if not (WEIGHTS / row.model).is_dir():
-            print(f"{row.model:20} is not among the weights", flush=True)
+            print(f"{row.model:24} is not among the weights", flush=True)
             continue
         try:
             print("\n".join(lines(row.model, figures(row, options.n, options.cache))), flush=True)
         except subprocess.CalledProcessError as error:
-            print(f"{row.model:20} could not be measured: exit code {error.returncode}", flush=True)
+            print(f"{row.model:24} could not be measured: exit code {error.returncode}", flush=True)
             failed = 1
     return failed
 
