@@ -10,8 +10,8 @@ from typing import Any
 PROMPT = "a red ball in a meadow"
 
 
-def picture_row(size: str) -> dict[str, Any]:
-    """Paint one picture through the shell interface and return what it reports.
+def picture_rows(size: str) -> list[dict[str, Any]]:
+    """Paint one picture through the shell interface and return what it reports, as one row.
 
     Raises:
         RuntimeError: the command failed (its message).
@@ -25,4 +25,4 @@ def picture_row(size: str) -> dict[str, Any]:
         if done.returncode:
             raise RuntimeError(f"{size}: {done.stderr.strip()}")
         report = json.loads(done.stdout)
-    return {"size": size, "seconds": report["seconds"], "peak_gib": round(report["peak_bytes"] / 2**30, 2)}
+    return [{"size": size, "seconds": report["seconds"], "peak_gib": round(report["peak_bytes"] / 2**30, 2)}]

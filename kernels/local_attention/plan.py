@@ -38,12 +38,14 @@ class TileGroup:
         keys: int32 `[tiles, keys per tile]`; may have no column.
         mask: bool `[queries per tile, keys per tile]`, True = visible, one for all tiles; None: all visible.
         shared: ranges of keys that every query of the group sees as well.
+        is_own: each tile is a run of neighbours in the sequence and its keys are itself: nothing to gather.
     """
 
     queries: Tensor
     keys: Tensor
     mask: Tensor | None
     shared: tuple[Range, ...] = ()
+    is_own: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +187,9 @@ def _image_tiles(layout: AttentionLayout, shared: tuple[Range, ...], tile: int) 
             pieces = [piece._replace(cell=int(cells[piece.start])) for piece in pieces]
         lines.append(pieces)
     rows = (layout.image_order.inverse + layout.text).view(layout.grid)
-    return _groups(lines[0], lines[1], rows, shared, _GuideRows(layout) if guided else None)
+    # Windows that see themselves alone need no gathering, which text beside them would undo.
+    alone = layout.local == "own" and not guided
+    return _groups(lines[0], lines[1], rows, shared, _GuideRows(layout) if guided else None, not alone)
 
 
 class _GuideRows:
@@ -211,9 +215,10 @@ def _groups(
     positions: Tensor,
     shared: tuple[Range, ...],
     guide: _GuideRows | None = None,
+    may_inline: bool = True,
 ) -> list[TileGroup]:
     """Tiles of all pairs of pieces, by shape; `positions` `[rows, columns]` are sequence positions."""
-    inline = shared if _size(shared) <= _INLINE_SHARED else ()
+    inline = shared if may_inline and _size(shared) <= _INLINE_SHARED else ()
     common = torch.cat([torch.arange(0), *(torch.arange(*part) for part in inline)])
     grouped: dict[tuple, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     first: dict[tuple, tuple[_Piece, _Piece]] = {}
@@ -234,7 +239,13 @@ def _groups(
         mask = torch.cat([mask, mask.new_ones(mask.shape[0], shape[2])], 1)
         queries = torch.stack([tile[0] for tile in tiles]).int()
         keys = torch.stack([tile[1] for tile in tiles]).int()
-        result.append(TileGroup(queries, keys, None if bool(mask.all()) else mask, () if inline else shared))
+        if not bool(mask.all()):
+            result.append(TileGroup(queries, keys, mask, () if inline else shared))
+            continue
+        # Without a mask the order inside a tile is free, and in sequence order a window is one run.
+        queries, keys = queries.sort(1).values, keys.sort(1).values
+        is_own = torch.equal(queries, keys) and bool((queries.diff(dim=1) == 1).all())
+        result.append(TileGroup(queries, keys, None, () if inline else shared, is_own))
     return result
 
 

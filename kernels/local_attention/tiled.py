@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .chunks import additive, shared_rows, tile_chunks, tiles_per_chunk
+from .chunks import TileReader, additive, shared_rows, tile_chunks, tiles_per_chunk
 from .plan import TileGroup, TilePlan
 
 # (query `[B, Q, H, D]`, key and value `[B, K, H, D]`, bias `[Q, K]` or None, scale)
@@ -71,23 +71,19 @@ def _attend_tiles(
     bias = None if group.mask is None else additive(group.mask, query)
     shared = [shared_rows(x, group.shared)[None] for x in (key, value)] if group.shared else []
     per_tile = 2 * (group.keys.shape[1] + group.queries.shape[1]) * heads * dim * query.element_size()
-    step = tiles_per_chunk(group, per_tile, calls.chunk_bytes)
-    # Fresh pages cost more than the copy itself, so every chunk is gathered into the same buffers.
-    near = [x.new_empty(step, group.keys.shape[1], heads, dim) for x in (key, value)]
+    # Runs of the sequence are viewed where they lie, and longer chunks reuse the shared keys more often.
+    step = tiles_per_chunk(group, per_tile, calls.chunk_bytes * (2 if group.is_own else 1))
+    reader = TileReader(tensors, group, step)
     for queries, keys in tile_chunks(group, step):
-        rows, columns = (x.reshape(-1).to(query.device) for x in (queries, keys))
-        tiles = query.index_select(0, rows)
+        tiles, near_keys, near_values = reader.read(queries, keys)
         parts = []
-        if columns.numel():
-            for source, buffer in zip((key, value), near, strict=True):
-                torch.index_select(source, 0, columns, out=buffer[: keys.shape[0]].flatten(0, 1))
-            local = [buffer[: keys.shape[0]] for buffer in near]
-            part = calls.dense(tiles.view(*queries.shape, heads, dim), local[0], local[1], bias, scale)
-            parts.append((part[0].reshape(-1, heads, dim), part[1].reshape(-1, heads)))
+        if keys.numel():
+            part, sums = calls.dense(tiles, near_keys, near_values, bias, scale)
+            parts.append((part.reshape(-1, heads, dim), sums.reshape(-1, heads)))
         if shared:
-            part = calls.dense(tiles[None], shared[0], shared[1], None, scale)
-            parts.append((part[0][0], part[1][0]))
+            part, sums = calls.dense(tiles.reshape(1, -1, heads, dim), shared[0], shared[1], None, scale)
+            parts.append((part[0], sums[0]))
         result, sums = parts[0] if len(parts) == 1 else calls.merge(*parts[0], *parts[1])
-        output.index_copy_(0, rows.long(), result)
+        reader.write(output, queries, result)
         if lse is not None:
-            lse.index_copy_(0, rows.long(), sums)
+            reader.write(lse, queries, sums)
