@@ -371,8 +371,9 @@ class StagedPipeline(DiffusionPipeline):
         pictures = decode_tiled(self.vae, self._to_vae_scale(low), lambda *_: self._interrupt)
         if pictures is None:
             return None
-        pixels = tuple(side * 16 // self.patch for side in size)
-        large = enlarge_pixels(pictures, pixels, mode == "sharpened")
+        large = enlarge_pixels(
+            pictures, (size[0] * 16 // self.patch, size[1] * 16 // self.patch), mode == "sharpened"
+        )
         means = encode_tiled(self.vae, large, lambda *_: self._interrupt)
         return None if means is None else self._from_vae_scale(means)
 

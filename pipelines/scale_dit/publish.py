@@ -59,7 +59,28 @@ def publish_fast(state: Path, folder: Path) -> None:
     FluxPipeline.save_lora_weights(folder / "fast-lora", transformer_lora_layers=layers)
 
 
-PARTS = {"fast": publish_fast, "flux": publish_flux}
+def publish_lora(state: Path, folder: Path) -> None:
+    """The adapter of enlarging steps in `scale-dit-lora`; the file's metadata tells its scope."""
+    import os
+
+    from safetensors.torch import save_file
+
+    from pipelines.scale_dit.lora_routing import ADAPTER, SCOPE_KEY
+    from pipelines.scale_dit.train_lora import SCOPE, released_name
+
+    tensors = {
+        released_name(name): value.half().contiguous()
+        for name, value in averaged(state).items()
+        if f".{ADAPTER}.weight" in name
+    }
+    target = folder / "scale-dit-lora"
+    target.mkdir(parents=True, exist_ok=True)
+    part = target / "part.safetensors"
+    save_file(tensors, part, metadata={"format": "pt", SCOPE_KEY: SCOPE})
+    os.replace(part, target / "pytorch_lora_weights.safetensors")
+
+
+PARTS = {"fast": publish_fast, "flux": publish_flux, "lora": publish_lora}
 
 
 def main(arguments: list[str] | None = None) -> None:

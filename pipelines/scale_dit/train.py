@@ -19,7 +19,13 @@ def _fast(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     return FastTask(options.parts, options.cache or options.state / "cache"), fast_recipe()
 
 
-RECIPES: dict[str, Recipe] = {"fast": _fast, "flux": _flux}
+def _lora(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.scale_dit.train_lora import LoraTask, lora_recipe
+
+    return LoraTask(options.parts, options.cache or options.state / "cache"), lora_recipe()
+
+
+RECIPES: dict[str, Recipe] = {"fast": _fast, "flux": _flux, "lora": _lora}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from pipelines.storybook.dataset import sample_rng, to_tensor
@@ -59,21 +60,38 @@ def sample_view(rng: Random, scene: Scene) -> View:
     return View(side, low_side, (row, column), low_at)  # type: ignore[arg-type]
 
 
+def enlarge(guide: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+    """The view's crop, cut out of its guide and enlarged bicubically to the crop's own size."""
+    scale = view.low_side / view.side
+    top, left = ((at * scale - low) * 16 for at, low in zip(view.at, view.low_at, strict=True))
+    box = (left, top, left + TILE * scale, top + TILE * scale)
+    return np.asarray(Image.fromarray(guide).resize((TILE, TILE), Image.Resampling.BICUBIC, box=box))
+
+
 class LatentStream:
-    """Scenes and their latents `[16, 16, 16]`; `views=True` adds a high-res crop and its guide.
+    """Scenes and their latents `[16, 16, 16]`: whole drawings, or high-res crops with their guides.
 
     Args:
         vae: frozen autoencoder (posterior means are kept).
         folder: where the file lies; it is tied to the autoencoder by the caller's choice of folder.
         size: number of different samples; sample i of the run uses slot i modulo `size`.
+        views: crops and guides, and with `enlarged` also what the crop shows in the enlarged small drawing.
     """
 
     def __init__(
-        self, vae: nn.Module, folder: Path, size: int, mix: SceneMix, seed: int, views: bool = False
+        self,
+        vae: nn.Module,
+        folder: Path,
+        size: int,
+        mix: SceneMix,
+        seed: int,
+        views: bool = False,
+        enlarged: bool = False,
     ) -> None:
-        self.vae, self.size, self.mix, self.seed, self.views = vae, size, mix, seed, views
+        self.vae, self.size, self.mix, self.seed = vae, size, mix, seed
+        self.views, self.enlarged = views, enlarged
         folder.mkdir(parents=True, exist_ok=True)
-        count = 2 if views else 1
+        count = 1 + views + (views and enlarged)
         shape = (size, count, 16, GRID * 2, GRID * 2)
         path = folder / f"latents_{seed}_{size}_{count}.npy"
         mode = "r+" if path.exists() else "w+"
@@ -94,10 +112,10 @@ class LatentStream:
         pictures = []
         for side, (row, column) in ((view.side, view.at), (view.low_side, view.low_at)):
             pictures.append(draw_scene(scene, side * 16, side * 16, (column * 16, row * 16, TILE, TILE)))
-        return pictures
+        return [*pictures, enlarge(pictures[1], view)] if self.enlarged else pictures
 
     def batch(self, first: int, count: int) -> tuple[torch.Tensor, list[tuple[Scene, View | None]]]:
-        """Latents `[count, 1 or 2, 16, 16, 16]` float32 with their scenes and views."""
+        """Latents `[count, 1 to 3, 16, 16, 16]` float32 with their scenes and views."""
         slots = [index % self.size for index in range(first, first + count)]
         entries = [self.scene(slot)[:2] for slot in slots]
         missing = [i for i, slot in enumerate(slots) if not self._file[slot].any()]

@@ -1,11 +1,24 @@
 """Tiny random parts of FLUX.2's classes, and LoRA files in the layout of released ones."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+TINY = {
+    "patch_size": 1,
+    "in_channels": 64,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 16,
+    "pooled_projection_dim": 24,
+    "guidance_embeds": False,
+    "axes_dims_rope": (4, 6, 6),
+}
 TINY_FLUX2 = {
     "patch_size": 1,
     "in_channels": 16,
@@ -114,3 +127,23 @@ def random_lora(transformer: Any, rank: int = 4, seed: int = 3) -> dict[str, Any
 @pytest.fixture(scope="session")
 def build_lora() -> Callable[..., dict[str, Any]]:
     return random_lora
+
+
+@pytest.fixture(scope="module")
+def parts(saved_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What recipes start from: the tiny model's text parts, an autoencoder of 16 channels, a transformer."""
+    import torch
+    from diffusers import AutoencoderKL, FluxTransformer2DModel
+
+    folder = tmp_path_factory.mktemp("parts")
+    for name in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "scheduler"):
+        shutil.copytree(saved_folder / name, folder / name)
+    shutil.copy(saved_folder / "model_index.json", folder)
+    torch.manual_seed(0)
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=16, norm_num_groups=4,
+        mid_block_add_attention=False, scaling_factor=1.0, shift_factor=0.0,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    FluxTransformer2DModel(**TINY).save_pretrained(folder / "transformer")
+    return folder

@@ -1,33 +1,16 @@
 """Few-step distillation on a tiny model: what the teacher gives, what the student may change, publishing."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
 from PIL import Image
 
 from pipelines.scale_dit import publish, train_fast, train_flux
 from pipelines.scale_dit.evaluate_fast import diversity, fast_calls
 from pipelines.scale_dit.train_fast import WINDOWS, FastTask, fast_recipe
 from pipelines.training.loop import Run
-from tests.pipelines.scale_dit.test_train_flux import TINY
-
-
-@pytest.fixture(scope="module")
-def parts(saved_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("parts")
-    for name in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2"):
-        shutil.copytree(saved_folder / name, folder / name)
-    torch.manual_seed(0)
-    AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=16, norm_num_groups=4,
-        mid_block_add_attention=False, scaling_factor=1.0, shift_factor=0.0,
-    ).save_pretrained(folder / "vae")  # fmt: skip
-    FluxTransformer2DModel(**TINY).save_pretrained(folder / "transformer")
-    return folder
+from tests.pipelines.scale_dit.conftest import TINY
 
 
 @pytest.fixture

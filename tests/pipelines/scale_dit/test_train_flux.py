@@ -1,12 +1,11 @@
 """The transformer's recipe: its loss, its two kinds of batches, its weights on objects, its publishing."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel
 from PIL import Image
 
 from pipelines.scale_dit import publish, train_flux
@@ -14,35 +13,7 @@ from pipelines.scale_dit.train_flux import FluxTask, TextParts, sample_pictures,
 from pipelines.scale_dit.transformer_scale_dit import anchors
 from pipelines.storybook.latents import GRID, View
 from pipelines.storybook.scene import Scene, SceneObject
-
-TINY = {
-    "patch_size": 1,
-    "in_channels": 64,
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "attention_head_dim": 16,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 16,
-    "pooled_projection_dim": 24,
-    "guidance_embeds": False,
-    "axes_dims_rope": (4, 6, 6),
-}
-
-
-@pytest.fixture(scope="module")
-def parts(saved_folder, tmp_path_factory):
-    """Text parts of the tiny model with an autoencoder of 16 channels."""
-    folder = tmp_path_factory.mktemp("parts")
-    for name in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2"):
-        shutil.copytree(saved_folder / name, folder / name)
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=16, norm_num_groups=4,
-        mid_block_add_attention=False, scaling_factor=1.0, shift_factor=0.0,
-    )  # fmt: skip
-    vae.save_pretrained(folder / "vae")
-    return folder
+from tests.pipelines.scale_dit.conftest import TINY
 
 
 @pytest.fixture
