@@ -3,9 +3,10 @@
 Most batches are whole 128 px drawings with their captions. One in six holds crops of 256-4096 px drawings at
 their true token positions, with the part of the small drawing around them as clean guide tokens: one network
 learns the first stage and the step of Scale-DiT. Text padding is random and unmasked, as stock pipelines feed
-it.
+it: up to 16 tokens, of which the last may stand for hundreds (`ShortAttention`).
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,9 @@ FLUX_CONFIG = {
 }
 DROPOUT = 0.1
 PROBED = 2  # single block at whose entry the scene must be readable
+LONGEST_PADDING = (
+    500  # that a last padding token stands for, log-uniform from 1, in every second padded batch
+)
 GUIDED_EVERY = 6  # one batch in so many holds guided crops
 SHEET_PROMPTS = (
     "a red ball in a meadow",
@@ -148,7 +152,10 @@ class FluxTask:
             rng = sample_rng(self.seed + 2, first_sample + row)
             texts.append("" if rng.random() < DROPOUT else caption(scene, rng, 0.0).text)
         rng = sample_rng(self.seed + 3, first_sample)
-        states, pooled = self.text.encode(texts, pad=rng.choice((0, 0, 2, 4, 8, 16)))
+        pad = rng.choice((0, 0, 2, 4, 8, 16))
+        copies = math.exp(rng.uniform(0, math.log(LONGEST_PADDING))) if pad and rng.random() < 0.5 else 1.0
+        states, pooled = self.text.encode(texts, pad=pad)
+        attend = ShortAttention(states.shape[1], copies)
         generator = torch.Generator().manual_seed(first_sample)
         x = pack(latents[:, 0])
         noise = torch.randn(x.shape, generator=generator)
@@ -160,12 +167,10 @@ class FluxTask:
         )
         if guided:
             guides = pack(latents[:, 1]).to(device, dtype)
-            velocity = self._guided(
-                noisy, states, pooled, times, guides, [view for _, view in entries if view]
-            )
+            views = [view for _, view in entries if view]
+            velocity = self._guided(noisy, states, pooled, times, guides, views, attend)
         else:
             ids = anchors((GRID, GRID)).to(device)
-            attend = ShortAttention(states.shape[1])
             velocity = denoise(self.published, noisy, states, pooled, times, image_ids=ids, attend=attend)
         error = (velocity.float() - target.float()).square().mean(-1)
         weight = token_weights(entries, self.object_weight).to(device)
@@ -178,13 +183,12 @@ class FluxTask:
 
     def _guided(
         self, noisy: torch.Tensor, states: torch.Tensor, pooled: torch.Tensor, times: torch.Tensor,
-        guides: torch.Tensor, views: list[View],
+        guides: torch.Tensor, views: list[View], attend: ShortAttention,
     ) -> torch.Tensor:  # fmt: skip
         image_ids, guide_ids = (
             torch.stack(ids).to(noisy.device) for ids in zip(*map(view_ids, views), strict=True)
         )
         cache = encode_guide(self.published, guides, pooled, guide_ids, ShortAttention(0))
-        attend = ShortAttention(states.shape[1])
         return denoise(
             self.published, noisy, states, pooled, times, image_ids=image_ids, attend=attend, guide=cache
         )
