@@ -74,7 +74,8 @@ def replay(arguments: argparse.Namespace) -> int:
     if arguments.json:
         facts = {"file": str(path), "identical": same, "changed": changed, "seed": recipe.request.seed}
         hashes = {"pixels_sha256": painted.recipe.pixels_sha256, "recorded_sha256": recipe.pixels_sha256}
-        print_json({**facts, **hashes, "pixels": _compare(path, painted)})
+        written = {"out": str(out)} if out else {}
+        print_json({**facts, **hashes, **written, "pixels": _compare(path, painted)})
     elif same:
         print(f"{path}: identical")
     else:

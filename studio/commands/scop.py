@@ -23,7 +23,7 @@ def scop(arguments: argparse.Namespace) -> int:
         if path is not None and not path.exists():
             raise StudioError("not_found", f"{name}: there is no {str(path)!r}.")
     out = Path(arguments.out)
-    check_writable(out / "trial" if out.is_dir() else out)
+    check_writable(out / "trial" if out.is_dir() else out, "the data set")
     with quiet_stdout():
         from pipelines.compass.scop import ScopOutput, run_scop
         from pipelines.compass.scop_rules import ScopParams

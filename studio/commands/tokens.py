@@ -39,7 +39,7 @@ def encode(arguments: argparse.Namespace) -> int:
     if arguments.fit not in FITS:
         raise StudioError("bad_input", f"fit: given {arguments.fit!r}, allowed {', '.join(FITS)}.")
     picture = loaded_picture(existing(arguments.image, "picture"))
-    check_writable(out)
+    check_writable(out, "the tokens")
     room = _Room(arguments.model)
     with progress(8.0) as news, _told("encoding"):
         model, load_seconds = room.loaded(news)

@@ -43,7 +43,7 @@ def video(arguments: argparse.Namespace) -> int:
             with quiet_stdout():
                 start = filmer.read_start(existing(arguments.start, "picture or video"), request.frames)
     plan = plan_film(filmer, World(painter), card, request, start)
-    check_writable(out)
+    check_writable(out, "the video")
     with progress(plan.forecast.seconds) as news, _refusals():
         with memory_told("filming", "Choose a smaller size or fewer frames."):
             _, model, load_seconds = loaded(registry, card, news, filmer.load)

@@ -59,8 +59,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a target that could not be written later, by writing beside it now.
+def check_writable(path: Path, what: str = "the picture") -> None:
+    """Refuse a target that could not be written later, by writing beside it now; `what` names it.
 
     Raises:
         StudioError: "unwritable": no such folder, no right to write, or the target is a folder.
@@ -75,7 +75,7 @@ def check_writable(path: Path) -> None:
             pass
         trial.unlink()
     except OSError as error:
-        raise storage_error(error, "the picture", path.parent) from error
+        raise storage_error(error, what, path.parent) from error
 
 
 def is_temporary(path: Path) -> bool:

@@ -21,8 +21,10 @@ from studio.visit import Visit
 
 # fixed, so that a browser finds its last job again after the server was restarted; it hides nothing secret
 _STORAGE = "tessera-studio"
-_QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-_SUBMIT = {"show_progress": "hidden", "concurrency_limit": 8, "api_visibility": "private"}
+# no component waits visibly: one that missed the end of an event would count time, frame by frame, for good
+_STILL: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
+_QUIET = {"queue": False, **_STILL}
+_SUBMIT = {"concurrency_limit": 8, **_STILL}
 _LATEST = {"trigger_mode": "always_last", **_QUIET}
 
 

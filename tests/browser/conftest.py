@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,11 @@ from studio.studio import Studio
 from tests.browser.scene_painter import ScenePainter
 from tests.studio.makers import DrawingFilmer, DrawingTokenizer
 from tests.studio.painters import FixedLooker, SeedJudge, WordMeters, make_weights
+
+# factor on all waiting times, for a machine that has little time left for tests
+PATIENCE = int(os.environ.get("BROWSER_PATIENCE", "1"))
+# the first test also pays for starting the studio and the browser
+MOST_SECONDS = 420 * PATIENCE
 
 # no sandbox: tests may run as root; the rest keeps the browser itself from calling home
 BROWSER_ARGUMENTS = [
@@ -94,10 +100,12 @@ def profile(chromium_executable: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_executable, args=BROWSER_ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=chromium_executable, args=BROWSER_ARGUMENTS, timeout=60_000 * PATIENCE
+        )
         context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
         # generous: on a busy machine the first load alone can take half of it
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(60_000 * PATIENCE)
         yield context
         browser.close()
 

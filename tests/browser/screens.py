@@ -90,6 +90,7 @@ def _running(scenery: Scenery) -> None:
     page = scenery.desk
     page.fill("#t-prompt textarea", PROMPT)
     page.fill("#t-seed input", str(SEED))
+    page.wait_for_function("document.querySelector('#t-keep input').checked")
     page.click("#t-generate")
     page.wait_for_function("sessionStorage.getItem('tessera.job')")
     # the last stage has begun and a preview of it hangs

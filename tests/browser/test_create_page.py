@@ -6,10 +6,9 @@ import re
 
 import pytest
 
-from tests.browser.conftest import LiveStudio, ready, watch
+from tests.browser.conftest import MOST_SECONDS, LiveStudio, ready, watch
 
-# the first test also pays for starting the studio and the browser
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(MOST_SECONDS)]
 
 HOSTILE = '<img src=x onerror="window.__hit=1"> ${window.__hit=2} {{7*7}} `${window.__hit=3}` <b>bold</b>'
 

@@ -6,11 +6,10 @@ import re
 
 import pytest
 
-from tests.browser.conftest import LiveStudio
+from tests.browser.conftest import MOST_SECONDS, LiveStudio
 from tests.browser.test_create_page import choose, start, wait_for_picture, write
 
-# the first test also pays for starting the studio and the browser
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(MOST_SECONDS)]
 
 
 def drag(page, locator, x, y):
@@ -40,8 +39,12 @@ def test_a_dragged_box_changes_the_text_and_a_chip_does_too(open_window):
     chip.select_option("above")
     page.wait_for_function("document.querySelector('#t-prompt textarea').value.includes('above')")
     assert page.input_value("#t-prompt textarea") == "a red cat above a blue house"
-    tops = [box.bounding_box()["y"] for box in (cat, house)]
-    assert tops[0] < tops[1], "the sketch follows the chip"
+    # the sketch follows the chip
+    page.wait_for_function("""() => {
+      const boxes = [...document.querySelectorAll('.t-sketch button')];
+      const top = (name) => boxes.find((box) => box.textContent.includes(name)).getBoundingClientRect().top;
+      return top('red cat') < top('blue house');
+    }""")
 
 
 def test_verification_shows_its_tries_and_a_badge(full: LiveStudio, open_window):
@@ -51,6 +54,7 @@ def test_verification_shows_its_tries_and_a_badge(full: LiveStudio, open_window)
     choose(page, "t-scale", "256")
     choose(page, "t-verify", "4 tries")
     page.fill("#t-seed input", "5")
+    page.wait_for_function("document.querySelector('#t-keep input').checked")
     job = start(page)
     wait_for_picture(page, job)
     page.locator(".t-badges li[data-mark=good]").wait_for()

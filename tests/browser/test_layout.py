@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.browser.conftest import MOST_SECONDS
 from tests.browser.test_create_page import choose, start, wait_for_picture
 
-# the first test also pays for starting the studio and the browser
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(MOST_SECONDS)]
 
 # every visible text against the nearest opaque background behind it; large text may have 3:1
 _LOW_CONTRAST = """() => {

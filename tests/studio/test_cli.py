@@ -103,6 +103,19 @@ def test_every_format_carries_the_recipe_and_replays(
     assert painter.painted == [("a red ball under a night sky", 0)] * 2
 
 
+def test_replay_writes_the_picture_again_where_it_is_told_to(
+    painter: DrawingPainter, capsys: Capture
+) -> None:
+    assert image("a red ball", "--size", "64x64", "--out", "a.png") == 0
+    assert main(["replay", "a.png", "--out", "b.webp", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["out"] == "b.webp"
+    assert read_recipe(Path("a.png")).pixels_sha256 == pixel_hash(Image.open("b.webp"))
+    for out in ("/proc/a.png", "b.bmp", "nowhere/a.png"):
+        assert main(["replay", "a.png", "--out", out]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(os.listdir()) == ["a.png", "b.webp"] and len(painter.painted) == 2
+
+
 def test_unknown_words_are_a_warning_and_in_the_json(painter: DrawingPainter, capsys: Capture) -> None:
     assert image("an astronaut riding a horse", "--size", "64x64", "--out", "a.png", "--json") == 0
     captured = capsys.readouterr()

@@ -33,7 +33,9 @@ export function makeRelations(element, write) {
     const asked = reading.prompt;
     try {
       const { prompt } = await changePrompt({ prompt: asked, ...what });
-      if (asked !== reading.prompt || prompt === asked) return;
+      // the text has changed meanwhile: boxes that were moved again say what they show of the new one
+      if (asked !== reading.prompt) return what.boxes ? settle() : undefined;
+      if (prompt === asked) return;
       if (what.boxes) written = prompt;
       write(prompt);
     } catch (refusal) {

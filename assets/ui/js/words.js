@@ -1,13 +1,14 @@
 // How numbers are said.
 
-/** 0.4 s, 12 s, 2 min 5 s, 1 h 10 min. */
+/** 0.4 s, 12 s, 10 min, 2 min 5 s, 1 h 10 min. */
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return "";
   if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)} s`;
   const whole = Math.round(seconds);
   if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  const [large, small] = whole < 3600 ? ["min", "s"] : ["h", "min"];
+  const parts = whole < 3600 ? whole : Math.floor(whole / 60);
+  return parts % 60 ? `${Math.floor(parts / 60)} ${large} ${parts % 60} ${small}` : `${parts / 60} ${large}`;
 }
 
 /** Time left, in steps a person would use: nothing finer than it is known. */

@@ -34,7 +34,14 @@ def test_the_page_offers_three_named_endpoints_and_no_more(served):
     info = served.page.get_api_info()
     assert set(info["named_endpoints"]) == {"/image", "/forecast", "/job"}
     names = [parameter["parameter_name"] for parameter in info["named_endpoints"]["/image"]["parameters"]]
-    assert names == ["prompt", "width", "height", "seed", "steps", "model", "style"]
+    assert names == ["prompt", "width", "height", "seed", "steps", "model", "style", "tenor"]
+
+
+def test_no_component_counts_the_time_of_an_event(served):
+    # one that missed the end of an event would go on with every frame, on pages that do nothing
+    events = [event for event in served.page.config["dependencies"] if event["api_visibility"] == "private"]
+    assert len(events) >= 15
+    assert [event["id"] for event in events if event["show_progress_on"] != []] == []
 
 
 def test_no_template_holds_anything_that_changes(served):
@@ -122,7 +129,7 @@ def test_a_recipe_of_another_studio_fills_what_can_be_filled(tab, studio):
     finished(studio, job)
     recipe = studio.gallery.get(job).recipe
     foreign = replace(recipe, request=replace(recipe.request, style="Elsewhere", model="unknown"))
-    prompt, *_, style, _, model, _, _, _, _ = tab._form.values_of(foreign)
+    prompt, *_, style, _, model, _, _, _, _, _ = tab._form.values_of(foreign)
     assert prompt == recipe.prompt != recipe.request.prompt and style == "None" and model == gr.skip()
 
 
