@@ -86,7 +86,9 @@ def window_table(side: int, dtype: torch.dtype, rounds: int, *, all_forms: bool 
         mask = layout.token_mask(slice(0, layout.image))
         calls["masked"] = lambda: dense(tensors, mask)
         calls["flex, eager"] = lambda: hierarchical_local_attention(*tensors, layout, backend="flex")
-    timings = interleaved(calls, rounds)
+    with torch.no_grad():
+        memory = {name: _rounded(extra_mib(call)) for name, call in calls.items()}
+    timings = interleaved(calls, rounds, is_warm=True)
     useful = {name: _flops(layout) for name in calls} | {
         "matrix products": product_flops,
         "dense": 4 * HEADS * DIM * layout.image * layout.length,
@@ -100,7 +102,7 @@ def window_table(side: int, dtype: torch.dtype, rounds: int, *, all_forms: bool 
         row["of_peak"] = round(useful[name] / timing.busy_s / peak, 3)
         if name != "matrix products":
             row |= _ratios(timing, timings, ("dense", "gathered"))
-            row["extra_mib"] = _rounded(extra_mib(calls[name]))
+            row["extra_mib"] = memory[name]
         if name in errors:
             row["error"] = float(f"{errors[name]:.1e}")
             row["backend"] = choose(layout, tensors[0], "auto").backend

@@ -59,9 +59,9 @@ def step_table(side_px: int, dtype: torch.dtype, rounds: int, folder: Path = FOL
         "stock": lambda: _stock(model, image, text, pooled, time, ids),
         "guide, once per stage": lambda: builder.guided(guide, (side, side), (low, low), [pooled], None),
     }  # fmt: skip
-    timings = interleaved(calls, rounds)
     with torch.no_grad():
         memory = {name: extra_mib(call) for name, call in calls.items()}
+    timings = interleaved(calls, rounds, is_warm=True)
     return [
         {
             "form": name,

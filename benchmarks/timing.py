@@ -29,12 +29,14 @@ class Timing:
     least_s: float
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Time calls round by round; the first round warms up (plans, pages) and does not count."""
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], rounds: int, *, is_warm: bool = False
+) -> dict[str, Timing]:
+    """Time calls round by round; unless they are warm, one more round (plans, pages) does not count."""
     walls: dict[str, list[float]] = {name: [] for name in calls}
     busy: dict[str, list[float]] = {name: [] for name in calls}
     with torch.no_grad():
-        for turn in range(rounds + 1):
+        for turn in range(is_warm, rounds + 1):
             for name, call in calls.items():
                 wall, processor = time.perf_counter(), time.process_time()
                 call()
