@@ -80,7 +80,16 @@ def publish_lora(state: Path, folder: Path) -> None:
     os.replace(part, target / "pytorch_lora_weights.safetensors")
 
 
-PARTS = {"fast": publish_fast, "flux": publish_flux, "lora": publish_lora}
+def publish_texture(state: Path, folder: Path) -> None:
+    """The texture classifier as a model folder."""
+    from pipelines.scale_dit.texture import TextureClassifier
+
+    model = TextureClassifier()
+    model.load_state_dict({name: value.float() for name, value in averaged(state).items()})
+    model.half().save_pretrained(folder)
+
+
+PARTS = {"fast": publish_fast, "flux": publish_flux, "lora": publish_lora, "texture": publish_texture}
 
 
 def main(arguments: list[str] | None = None) -> None:

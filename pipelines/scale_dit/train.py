@@ -1,4 +1,7 @@
-"""Train the transformer: `python -m pipelines.scale_dit.train flux --state DIR --parts DIR --minutes 9`."""
+"""Train the transformer and what belongs to it.
+
+`python -m pipelines.scale_dit.train flux --state DIR --parts MODEL_FOLDER --minutes 9`
+"""
 
 import argparse
 from pathlib import Path
@@ -25,14 +28,23 @@ def _lora(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     return LoraTask(options.parts, options.cache or options.state / "cache"), lora_recipe()
 
 
-RECIPES: dict[str, Recipe] = {"fast": _fast, "flux": _flux, "lora": _lora}
+def _texture(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.scale_dit.train_texture import TextureTask, texture_recipe
+
+    return TextureTask(), texture_recipe()
+
+
+RECIPES: dict[str, Recipe] = {"fast": _fast, "flux": _flux, "lora": _lora, "texture": _texture}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.scale_dit.train", __doc__, RECIPES)
-    parser.add_argument("--parts", type=Path, required=True, help="model folder with vae and text encoders")
+    parser.add_argument("--parts", type=Path, help="model folder with vae and text encoders")
     parser.add_argument("--cache", type=Path, help="latents shared between runs; default: below the state")
-    run_recipe(RECIPES, parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    if options.parts is None and options.recipe != "texture":
+        parser.error(f"the recipe {options.recipe} needs --parts, a model folder")
+    run_recipe(RECIPES, options)
 
 
 if __name__ == "__main__":

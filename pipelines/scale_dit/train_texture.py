@@ -147,11 +147,3 @@ def blur(picture: Tensor, sigma: float) -> Tensor:
     line = (line / line.sum())[None, None, None]
     padded = F.pad(picture[None], (reach,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(padded, line), line.transpose(2, 3))[0]
-
-
-def publish_texture(state: Path, folder: Path) -> None:
-    """The averaged weights of a run as a model folder."""
-    model = TextureClassifier()
-    averaged = torch.load(state / "ema.pt", map_location="cpu", weights_only=True)
-    model.load_state_dict({name: value.float() for name, value in averaged.items()})
-    model.save_pretrained(folder)

@@ -26,6 +26,8 @@ PURPOSE = {
     "never selects or trains.",
     "storybook-sd": "Paints Storybook scenes from text at 128 px; stock diffusers loads it as "
     "`StableDiffusionPipeline`.",
+    "storybook-texture": "Tells the fine texture of an empty place in 4096 px pictures from no texture: an "
+    "instrument for measuring detail.",
     "storybook-vae": "Autoencoder of Storybook pictures: 8 px a latent, 16 channels of mean 0 and "
     "deviation 1.",
 }
