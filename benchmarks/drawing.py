@@ -43,7 +43,7 @@ def _panel(order: OrderName, title: str) -> str:
     side = _SIDE * _CELL
     return "".join(
         [
-            f'<text y="-12" font-size="14" fill="#222">{title}: {stop - start} key blocks</text>',
+            f'<text y="-12" font-size="12" fill="#222">{title}: {stop - start} key blocks</text>',
             f'<path d="{_squares(touched)}" fill="#cfe3f6"/>',
             f'<path d="{_squares(queries)}" fill="#f3a65b"/>',
             f'<polyline points="{line}" fill="none" stroke="#345" stroke-width="1"/>',
