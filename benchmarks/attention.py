@@ -87,7 +87,7 @@ def window_table(side: int, dtype: torch.dtype, rounds: int, *, all_forms: bool 
         calls["masked"] = lambda: dense(tensors, mask)
         calls["flex, eager"] = lambda: hierarchical_local_attention(*tensors, layout, backend="flex")
     with torch.no_grad():
-        memory = {name: _rounded(extra_mib(call)) for name, call in calls.items()}
+        memory = {name: extra_mib(call) for name, call in calls.items()}
     timings = interleaved(calls, rounds, is_warm=True)
     useful = {name: _flops(layout) for name in calls} | {
         "matrix products": product_flops,
@@ -190,10 +190,6 @@ def _row(name: str, dtype: torch.dtype, timing: Timing) -> Row:
 
 def _ratios(timing: Timing, timings: dict[str, Timing], others: tuple[str, ...]) -> Row:
     return {f"vs_{name}": round(timings[name].busy_s / timing.busy_s, 2) for name in others}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -70,7 +70,7 @@ def step_table(side_px: int, dtype: torch.dtype, rounds: int, folder: Path = FOL
             "wall_s": round(timing.wall_s, 2),
             "busy_s": round(timing.busy_s, 2),
             "vs_stock": round(timings["stock"].busy_s / timing.busy_s, 2),
-            "extra_mib": None if memory[name] is None else round(memory[name]),
+            "extra_mib": memory[name],
         }
         for name, timing in timings.items()
     ]

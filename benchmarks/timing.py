@@ -73,7 +73,7 @@ def extra_mib(call: Callable[[], object]) -> float | None:
         reset.write_text("5")
         before = _resident_kib(status, "VmRSS")
         call()
-        return (_resident_kib(status, "VmHWM") - before) / 1024
+        return round((_resident_kib(status, "VmHWM") - before) / 1024, 1)
     except OSError:
         return None
 
