@@ -57,11 +57,13 @@ def test_gradients_reach_a_cached_guide():
         assert error(result, wanted[:, rows:]) < 3e-6
 
 
-def test_reference_against_finite_differences():
-    layout = AttentionLayout(2, (3, 4), (1, 2), window=2, radius=1)
+@pytest.mark.parametrize("backend", ["reference", "explicit", "auto"])
+@pytest.mark.parametrize("local", ["radius", "own"])
+def test_gradients_against_finite_differences_in_fp64(local, backend):
+    layout = AttentionLayout(2, (3, 4), (1, 2), window=2, radius=1, local=local)
     inputs = tensors(layout, batch=1, heads=1, dim=3)
     assert torch.autograd.gradcheck(
-        lambda *x: hierarchical_local_attention(*x, layout, backend="reference"), inputs
+        lambda *x: hierarchical_local_attention(*x, layout, backend=backend), inputs
     )
 
 
