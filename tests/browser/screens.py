@@ -173,9 +173,10 @@ def _opened(settings: Settings) -> Iterator[Scenery]:
 
 def _window(browser: Any, url: str, shape: tuple[int, int, int]) -> Any:
     width, height, scale = shape
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, device_scale_factor=scale, color_scheme="light"
-    )
+    # a busy machine takes seconds for what moves for a tenth of one, and would be caught half-way
+    look = {"color_scheme": "light", "reduced_motion": "reduce"}
+    viewport = {"width": width, "height": height}
+    context = browser.new_context(viewport=viewport, device_scale_factor=scale, **look)
     context.set_default_timeout(_PATIENCE_MS)
     page = context.new_page()
     page.goto(url, wait_until="domcontentloaded", timeout=_PATIENCE_MS)
