@@ -273,7 +273,8 @@ class _Watcher:
         from pipelines.scale_dit.transformer_scale_dit import unpack
 
         latents = unpack(denoised[:1], self.stages[index].grid)
-        shrink = max(1, max(latents.shape[-2:]) // PREVIEW_LATENTS)
+        height, width = latents.shape[-2:]
+        shrink = min(max(1, max(height, width) // PREVIEW_LATENTS), height, width)
         vae = pipeline.vae
         with torch.no_grad():
             small = F.avg_pool2d(latents, shrink) / vae.config.scaling_factor

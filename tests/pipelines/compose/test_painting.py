@@ -74,6 +74,15 @@ def test_progress_runs_from_nothing_to_one_through_all_phases(model, monkeypatch
     assert news[-5].preview.size == (272, 272)
 
 
+def test_a_thin_strip_has_previews_too(model, monkeypatch):
+    monkeypatch.setattr(painting, "PREVIEW_EVERY_S", 0.0)
+    monkeypatch.setattr(painting, "PREVIEW_LATENTS", 4)
+    news = []
+    run(model, width=1024, height=64, on_progress=news.append)
+    assert all(item.preview.width > item.preview.height >= 8 for item in news if item.preview)
+    assert any(item.preview for item in news)
+
+
 def test_previews_are_spaced_and_nobody_pays_for_unwatched_ones(model, monkeypatch):
     monkeypatch.setattr(painting, "PREVIEW_EVERY_S", math.inf)
     news = []
