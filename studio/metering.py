@@ -21,6 +21,7 @@ class Gauge:
         sentences: Tokens of each sentence, without the marks.
         lost: The end of the text that it does not read; "" when it reads all of it.
         is_summary: Whether it only gives one vector for the whole text, so that a cut loses no detail.
+        most: Tokens it reads in all, block by block; 0: no more than `limit`.
     """
 
     encoder: str
@@ -29,6 +30,7 @@ class Gauge:
     sentences: tuple[int, ...]
     lost: str = ""
     is_summary: bool = False
+    most: int = 0
 
     @property
     def tokens(self) -> int:
@@ -38,7 +40,12 @@ class Gauge:
     @property
     def dropped(self) -> int:
         """Tokens that it does not read."""
-        return max(0, self.tokens - self.limit)
+        return max(0, self.tokens - max(self.limit, self.most))
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether it reads the text in blocks."""
+        return self.limit < self.tokens and self.limit < self.most
 
 
 @dataclass(frozen=True)

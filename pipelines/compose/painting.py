@@ -23,9 +23,11 @@ from pipelines.storybook.vocabulary import canonical_prompt, unknown_words, worl
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
 PREVIEW_EVERY_S = 0.3
 PREVIEW_SHARE = 0.1  # of the time that previews may take, on slow machines
+LONGEST_TEXT = 4096  # tokens
 PREVIEW_LATENTS = 32  # longest side of what a preview decodes, in latents
 
 __all__ = [
@@ -159,9 +161,7 @@ def paint(
     watcher = _Watcher(stages, work, steps, on_progress, should_stop)
     text, warnings = understood(prompt) if model.is_storybook else (prompt, ())
     watcher.begin()
-    warnings += unread(pipeline, text)
-    with torch.no_grad():
-        states, pooled = pipeline.encode_prompt(text)
+    states, pooled, unread = read_text(pipeline, text)
     watcher.spend("encode")
     result = pipeline(
         prompt_embeds=states,
@@ -186,7 +186,7 @@ def paint(
         dtype=model.dtype,
         device=model.device,
         stages=tuple((stage.width, stage.height) for stage in result.stages),
-        warnings=warnings,
+        warnings=warnings + unread,
         peak_bytes=peak_bytes(),
     )
 
@@ -198,10 +198,26 @@ def understood(prompt: str) -> tuple[str, tuple[str, ...]]:
     return canonical_prompt(prompt).lower(), (remark,) if unknown else ()
 
 
-def unread(pipeline: Any, text: str) -> tuple[str, ...]:
-    """A sentence about the end of a text that is too long to be read whole."""
-    length, limit = len(pipeline.tokenizer_2(text, verbose=False).input_ids), pipeline.text_limit
-    return (f"Only the first {limit} of the prompt's {length} tokens were read.",) if length > limit else ()
+def read_text(pipeline: Any, text: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """States and pooled vectors of a text, and a sentence about its end where even a page has no room for it.
+
+    What T5 reads at once is encoded as stock pipelines do; longer texts in blocks of whole sentences.
+    """
+    import torch
+
+    from pipelines.longalign.conditioning import LongPromptEncoder
+    from pipelines.longalign.plan import PromptSettings
+
+    with torch.no_grad():
+        if len(pipeline.tokenizer_2(text, verbose=False).input_ids) <= pipeline.text_limit:
+            return *pipeline.encode_prompt(text), ()
+        settings = PromptSettings(weights=False, max_rows=LONGEST_TEXT)
+        encoder = LongPromptEncoder.from_pipeline(pipeline, settings, t5_window=pipeline.text_limit)
+        found = encoder(text, guided=False)
+    assert found.pooled_prompt_embeds is not None  # FLUX.1 has them
+    lost = found.plans[0][0].dropped_tokens
+    remark = f"The last {lost} tokens of the prompt were not read: {LONGEST_TEXT} are the most."
+    return found.prompt_embeds, found.pooled_prompt_embeds, (remark,) if lost else ()
 
 
 class _Watcher:

@@ -27,6 +27,8 @@ class PipelineMeters:
 
     def gauges(self, folder: Path, prompt: str) -> list[Gauge]:
         """See `Meters`."""
+        from pipelines.compose.painting import LONGEST_TEXT
+
         text = _as_painted(folder, prompt)
         starts = _sentence_starts(text)
         found: list[Gauge] = []
@@ -36,9 +38,9 @@ class PipelineMeters:
                 continue
             encoder, limit = _encoder(folder / part)
             # the stronger encoder of two reads the words, the other one sums them up
-            found.append(
-                _gauge(_tokenizer(path, path.stat().st_mtime_ns), encoder, limit, text, starts, bool(found))
-            )
+            most = LONGEST_TEXT if encoder == "T5" and not found else 0
+            tokenizer = _tokenizer(path, path.stat().st_mtime_ns)
+            found.append(_gauge(tokenizer, encoder, limit, text, starts, bool(found), most))
         return found
 
     def has_borders(self, width: int, height: int) -> bool:
@@ -98,7 +100,13 @@ def _tokenizer(path: Path, changed_ns: int) -> Tokenizer:
 
 
 def _gauge(
-    tokenizer: Tokenizer, encoder: str, limit: int, text: str, starts: list[int], is_summary: bool
+    tokenizer: Tokenizer,
+    encoder: str,
+    limit: int,
+    text: str,
+    starts: list[int],
+    is_summary: bool,
+    most: int,
 ) -> Gauge:
     encoding = tokenizer.encode(text)
     spans = [
@@ -108,7 +116,7 @@ def _gauge(
     ]
     marks = len(encoding.ids) - len(spans)
     counts = Counter(max(0, bisect_right(starts, start) - 1) for start, _ in spans)
-    beyond = spans[max(0, limit - marks) :]
+    beyond = spans[max(0, max(limit, most) - marks) :]
     return Gauge(
         encoder=encoder,
         limit=limit,
@@ -116,4 +124,5 @@ def _gauge(
         sentences=tuple(counts[place] for place in range(len(starts))),
         lost=text[beyond[0][0] : beyond[-1][1]] if beyond else "",
         is_summary=is_summary,
+        most=most,
     )

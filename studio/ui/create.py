@@ -178,13 +178,14 @@ def _gauge_html(gauge: Gauge) -> str:
     """One bar: a stone per sentence, as long as its tokens; those beyond the limit stand out."""
     stones = "".join(f'<i style="flex:{count} 1 0"></i>' for count in gauge.sentences if count)
     free = max(0, gauge.limit - gauge.tokens)
+    room = f"in blocks of {gauge.limit:,}" if gauge.is_divided else f"of {gauge.limit:,}"
     over = f'<i class="t-over" style="width:{100 * gauge.dropped / max(1, gauge.tokens):.1f}%"></i>'
     return (
         f'<div class="t-gauge" data-encoder="{escape(gauge.encoder)}" data-over="{int(gauge.dropped > 0)}">'
         f"<span>{escape(gauge.encoder)}</span>"
         f'<span class="t-gauge-bar" aria-hidden="true">{stones}<b style="flex:{free} 1 0"></b>'
         f"{over if gauge.dropped else ''}</span>"
-        f"<span><strong>{gauge.tokens:,}</strong> of {gauge.limit:,}</span></div>"
+        f"<span><strong>{gauge.tokens:,}</strong> {room}</span></div>"
     )
 
 

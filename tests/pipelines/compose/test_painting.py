@@ -1,6 +1,7 @@
 """The studio's door to painting, on a tiny real model."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -126,10 +127,15 @@ def test_words_outside_the_world_are_named(model):
     assert warning == f"Not in Storybook's world: astronaut, riding, horse; it knows: {world_summary()}"
 
 
-def test_a_text_that_is_too_long_is_cut_aloud(model, capfd):
-    words = " ".join(["red"] * 700)
-    assert run(model, prompt=words).warnings == ("Only the first 512 of the prompt's 701 tokens were read.",)
+def test_a_page_is_read_in_blocks_and_every_sentence_counts(model, capfd):
+    """Up to 512 tokens in one pass; beyond them nothing is cut up to 4,096."""
     assert run(model, prompt=" ".join(["red"] * 511)).warnings == ()
+    page = "a red cat on a beach. " * 120
+    ball, dog = (run(model, prompt=page + end) for end in ("a blue ball.", "a blue dog."))
+    assert ball.warnings == ()
+    assert not np.array_equal(np.asarray(ball.image), np.asarray(dog.image))
+    (warning,) = run(model, prompt="a red cat on a beach. " * 900).warnings
+    assert re.fullmatch(r"The last \d+ tokens of the prompt were not read: 4096 are the most.", warning)
     assert capfd.readouterr().err == ""
 
 

@@ -30,8 +30,10 @@ def test_counts_are_those_of_the_tokenizers_that_paint(prompt):
     for gauge, part in ((t5, "tokenizer_2"), (clip, "tokenizer")):
         tokenizer = AutoTokenizer.from_pretrained(FLUX / part)
         ids = tokenizer(text, verbose=False).input_ids
-        read = tokenizer(text, truncation=True, max_length=gauge.limit).input_ids
-        assert gauge.limit == tokenizer.model_max_length
+        most = gauge.most or gauge.limit
+        read = tokenizer(text, truncation=True, max_length=most).input_ids
+        assert gauge.limit == tokenizer.model_max_length <= most
+        assert gauge.is_divided == (gauge.limit < len(ids) and gauge.encoder == "T5")
         assert gauge.tokens == len(ids)
         assert gauge.dropped == len(ids) - len(read)
         assert bool(gauge.lost) == (len(ids) > len(read))
@@ -46,7 +48,7 @@ def test_each_sentence_has_its_share():
 
 
 def test_the_end_of_a_page_is_named_as_lost():
-    page = "a red ball in a meadow. " * 200 + "a purple umbrella"
+    page = "a red ball in a meadow. " * 900 + "a purple umbrella"
     t5, _ = PipelineMeters().gauges(FLUX, page)
     assert t5.dropped > 0 and t5.lost.endswith("purple umbrella")
 
