@@ -103,7 +103,7 @@ def test_strangers_on_a_shared_studio_are_kept_apart_by_a_cookie(shared):
 def test_events_of_the_page_and_endpoints_know_the_visitor(shared):
     mine, other = (shared.browser() for _ in range(2))
     mine.get("/"), other.get("/")
-    event, data = shared.call("image", ["a blue ball", 64, 64, 9, 2, "storybook", None], mine)
+    event, data = shared.call("image", ["a blue ball", 64, 64, 9, 2, "storybook", None, None], mine)
     assert event == "complete", data
     name = json.loads(data)[0]["id"]
     assert shared.studio.gallery.get(name).owner != ""
@@ -290,7 +290,7 @@ def test_gradios_own_side_doors_are_shut(served):
 
 
 def test_the_named_endpoint_paints(served):
-    event, data = served.call("image", ["a blue ball", 128, 64, 9, 2, "storybook", None])
+    event, data = served.call("image", ["a blue ball", 128, 64, 9, 2, "storybook", None, None])
     assert event == "complete", data
     answer = json.loads(data)[0]
     assert answer["request"]["seed"] == 9 and answer["seconds"]["paint"] >= 0
@@ -311,13 +311,13 @@ def test_the_named_endpoint_paints(served):
 )
 def test_the_named_endpoint_refuses_in_one_sentence(served, changes, sentence):
     event, data = served.call(
-        "image", list({**GOOD, "model": "storybook", "style": None, **changes}.values())
+        "image", list({**GOOD, "model": "storybook", "style": None, **changes, "tenor": None}.values())
     )
     assert event == "error" and sentence in json.loads(data)["error"]
 
 
 def test_not_a_number_is_refused_by_the_named_endpoint(served):
-    event, data = served.call("image", b'{"data": ["a red ball", NaN, 64, 0, 2, "storybook", null]}')
+    event, data = served.call("image", b'{"data": ["a red ball", NaN, 64, 0, 2, "storybook", null, null]}')
     assert event == "error" and "width: given nan" in json.loads(data)["error"]
 
 
@@ -335,7 +335,7 @@ def test_a_private_event_checks_as_strictly(served, place, value, sentence):
         for event in served.page.fns.values()
         if event.api_visibility == "private" and event.name == "_submit"
     ]
-    data = ["a red ball", 64, 64, 0, "None", 4, "storybook-flux", True, 0]
+    data = ["a red ball", 64, 64, 0, "None", 4, "storybook-flux", True, 0, True]
     data[place] = value
     body = {"data": data, "fn_index": submit._id, "session_hash": f"session-{place}"}
     assert served.http.post("/gradio_api/queue/join", json=body).status_code == 200
