@@ -110,7 +110,7 @@ def test_a_guidance_embedding_may_be_told_another_scale_later(build_parts):
     pipeline = ScaleDiTPipeline(**build_parts(guidance_embeds=True))
     pipeline.set_progress_bar_config(disable=True)
     assert (paint(pipeline, guidance_scale=9.0) - paint(pipeline)).abs().max() > 1e-4
-    assert torch.equal(paint(pipeline, guidance_scale=3.0), paint(pipeline))  # that of the first stage
+    assert torch.equal(paint(pipeline, guidance_scale=3.5), paint(pipeline))  # that of the first stage
 
 
 def test_blocks_follow_the_layout_of_the_authors_kernel(pipeline):
