@@ -30,10 +30,12 @@ def test_a_dragged_box_changes_the_text_and_a_chip_does_too(open_window):
     sketch = page.locator(".t-sketch")
     sketch.scroll_into_view_if_needed()
     edge = sketch.bounding_box()
-    middle = edge["y"] + edge["height"] / 2
+    height = (
+        edge["y"] + 0.28 * edge["height"]
+    )  # above the cat: a box that lies on it would be dragged instead
     cat, house = (sketch.locator("button", has_text=name) for name in ("red cat", "blue house"))
-    drag(page, house, edge["x"], middle)
-    drag(page, cat, edge["x"] + edge["width"], middle)
+    drag(page, house, edge["x"], height)
+    drag(page, cat, edge["x"] + edge["width"], height)
     page.wait_for_function("document.querySelector('.t-relations select')?.value === 'right of'")
     assert page.input_value("#t-prompt textarea") == "a red cat to the right of a blue house"
     chip.select_option("above")
