@@ -39,7 +39,8 @@ export async function openViewer(host, { url, alt, width, height }) {
   const readout = h("output", { "aria-label": "Zoom" });
   stage.append(toolbar(viewer, stage, readout));
   const report = () => {
-    const zoom = viewer.viewport?.viewportToImageZoom(viewer.viewport.getZoom(true));
+    // the picture itself: the viewport's own conversion complains while a stage hangs beside it
+    const zoom = viewer.world?.getItemAt(0)?.viewportToImageZoom(viewer.viewport.getZoom(true));
     if (Number.isFinite(zoom)) readout.textContent = `${Math.round(zoom * pixelRatio() * 100)} %`;
   };
   viewer.addHandler("open", () => {
@@ -96,7 +97,7 @@ function toolbar(viewer, stage, readout) {
   const by = (factor) => zoomTo(viewer.viewport.getZoom() * factor);
   const button = (label, face, act) =>
     h("button", { type: "button", "aria-label": label, title: label, on: { click: act } }, face);
-  const pixelForPixel = () => zoomTo(viewer.viewport.imageToViewportZoom(1 / pixelRatio()));
+  const pixelForPixel = () => zoomTo(viewer.world.getItemAt(0).imageToViewportZoom(1 / pixelRatio()));
   return h(
     "div",
     { class: "t-zoom", role: "toolbar", "aria-label": "Zoom" },
