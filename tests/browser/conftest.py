@@ -128,7 +128,7 @@ def open_window(profile: Any, live: LiveStudio) -> Iterator[Callable[..., Window
     def open_one(width: int = 1280, height: int = 900, dark: bool = False, at: LiveStudio = live) -> Window:
         page = profile.new_page()
         page.set_viewport_size({"width": width, "height": height})
-        page.emulate_media(color_scheme="dark" if dark else "light")
+        page.emulate_media(color_scheme="dark" if dark else "light", reduced_motion="reduce")
         page.goto(f"{at.url}healthz")
         page.evaluate("localStorage.clear()")
         window = Window(profile, page)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipelines.compose import filming
@@ -187,7 +188,8 @@ filming.film(filming.load_film_model(Path(sys.argv[1])), REQUEST, store=Path(sys
 
 def run(program, *arguments):
     root = Path(__file__).resolve().parents[3]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+    # earlier tests may have changed the number of threads, and with it the last bits of every sum
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=170)
 
