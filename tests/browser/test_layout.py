@@ -56,6 +56,8 @@ def test_every_text_has_contrast_and_nothing_sticks_out(open_window, width, dark
     assert page.evaluate("document.body.classList.contains('dark')") == dark
     page.fill("#t-prompt textarea", "an astronaut with a red ball")
     page.locator("#t-said .t-note").wait_for()
+    # nothing here stands beside anything: a sketch of the words before them goes away
+    page.wait_for_function("!document.documentElement.classList.contains('t-related')")
     assert page.evaluate(_LOW_CONTRAST) == []
     choose(page, "t-scale", "256")
     wait_for_picture(page, start(page))
