@@ -21,13 +21,13 @@ class ProgressReport(Protocol):
     """What a painter reports while it works."""
 
     @property
-    def phase(self) -> str: ...  # "load" | "encode" | "paint" | "decode"
+    def phase(self) -> str: ...  # "load" | "encode" | "enlarge" | "paint" | "decode"
     @property
     def stage(self) -> int: ...  # 1-based
     @property
     def stages(self) -> int: ...
     @property
-    def step(self) -> int: ...  # within phase and stage; decode counts tiles
+    def step(self) -> int: ...  # within phase and stage; enlarge and decode count tiles
     @property
     def steps(self) -> int: ...
     @property

@@ -34,15 +34,16 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Work:
-    """FLOP of each phase: text, one per stage, decoding."""
+    """FLOP of each phase: text, enlarging and painting of every stage, decoding."""
 
     encode: float
+    resizes: tuple[float, ...]  # what comes before a stage's first step; none before the first stage
     stages: tuple[float, ...]
     decode: float
 
     @property
     def total(self) -> float:
-        return self.encode + sum(self.stages) + self.decode
+        return self.encode + sum(self.resizes) + sum(self.stages) + self.decode
 
 
 @lru_cache
@@ -67,18 +68,19 @@ def count_work(folder: Path, width: int, height: int, steps: int) -> tuple[tuple
     """Stages and their work: the first runs twice a step (guidance), others encode their guide once."""
     base, channels, per_token = model_facts(folder)
     stages = plan_stages(height, width, base)
-    flop = []
+    resizes, flop = [], []
     for index, stage in enumerate(stages):
         guide = stages[index - 1].tokens if index else 0
         keys = stage.tokens + guide if stage.tokens <= DENSE_LIMIT else LOCAL_KEYS
         layers = per_token / (12 * channels * channels)
         step = stage.tokens * (2 * per_token + 4 * channels * keys * layers)
         if index:  # the stage before is decoded, enlarged and encoded again
-            resize = decode_work(stages[index - 1]) + decode_work(stage) / 2
-            flop.append(step * HIGH_RES_STEPS + 2 * per_token * guide + resize)
+            resizes.append(decode_work(stages[index - 1]) + decode_work(stage) / 2)
+            flop.append(step * HIGH_RES_STEPS + 2 * per_token * guide)
         else:
+            resizes.append(0.0)
             flop.append(step * steps * 2)
-    return stages, Work(2e9, tuple(flop), decode_work(stages[-1]))
+    return stages, Work(2e9, tuple(resizes), tuple(flop), decode_work(stages[-1]))
 
 
 def decode_work(stage: Stage) -> float:

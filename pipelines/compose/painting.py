@@ -52,9 +52,9 @@ class Progress:
     """What a watcher is told.
 
     Attributes:
-        phase: "encode", "paint" or "decode".
+        phase: "encode", "enlarge", "paint" or "decode".
         stage, stages: which stage of how many, from 1.
-        step, steps: steps done within the stage; tiles while decoding.
+        step, steps: steps done within the stage; tiles while enlarging or decoding.
         fraction: share of the whole work that is done, 0 to 1.
         width, height: pixels of the stage.
         preview: now and then, a small picture of what it will be.
@@ -76,7 +76,8 @@ class Painting:
     """A finished picture, and how it was made.
 
     Attributes:
-        seconds: time of each phase: "encode", "stage 1" and further ones, "preview", "decode".
+        seconds: time of each phase: "encode", "stage 1" and further ones, "enlarge" between them, "preview",
+            "decode".
         backend: attention back end of the large stages, or "dense".
         stages: (width, height) of each stage.
         warnings: sentences that the person should read.
@@ -150,7 +151,7 @@ def paint(
 
     Raises:
         Cancelled: `should_stop` answered True (asked around reading the prompt, after every step and every
-            decoded tile).
+            tile that is decoded or encoded).
         ValueError: bad size or steps.
     """
     import torch
@@ -174,6 +175,7 @@ def paint(
         callback_on_step_end=watcher.on_step,
         callback_on_step_end_tensor_inputs=["denoised"],
         callback_on_tile=watcher.on_tile,
+        callback_on_enlarge=lambda done, tiles: watcher.on_enlarge(pipeline.stage_index, done, tiles),
     )
     if pipeline.interrupt:
         raise Cancelled
@@ -258,10 +260,21 @@ class _Watcher:
         self.spend(f"stage {index + 1}")
         pipeline._interrupt = self.should_stop()
         count = self.steps if index == 0 else HIGH_RES_STEPS
-        work = self.work.encode + sum(self.work.stages[:index]) + self.work.stages[index] * done / count
+        work = self._before(index) + self.work.resizes[index] + self.work.stages[index] * done / count
         preview = None if pipeline.interrupt else self._preview(pipeline, tensors["denoised"], index)
         self._tell("paint", index, (done, count), work, preview)
         return {}
+
+    def on_enlarge(self, index: int, done: int, tiles: int) -> bool:
+        self.spend("enlarge")
+        self._tell(
+            "enlarge", index, (done, tiles), self._before(index) + self.work.resizes[index] * done / tiles
+        )
+        return self.should_stop()
+
+    def _before(self, index: int) -> float:
+        """Work of all that comes before a stage."""
+        return self.work.encode + sum(self.work.resizes[:index]) + sum(self.work.stages[:index])
 
     def on_tile(self, done: int, tiles: int) -> bool:
         self.spend("decode")

@@ -18,6 +18,7 @@ from pipelines.scale_dit.high_res import EnlargeMode, HighResOptions
 from pipelines.scale_dit.lora_routing import ADAPTER, LoraRouting, LoraScope, stored_scope
 from pipelines.scale_dit.stage_loop import StageLoop
 from pipelines.scale_dit.stages import Stage, plan_stages
+from pipelines.scale_dit.tiles import count_tiles
 from pipelines.scale_dit.words import Words
 
 TEXT_LIMIT = 512
@@ -244,6 +245,7 @@ class StagedPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  (diffusers' signature)
         callback_on_tile: Callable[[int, int], bool] | None = None,
+        callback_on_enlarge: Callable[[int, int], bool] | None = None,
         attention_backend: str = "auto",
         max_sequence_length: int = TEXT_LIMIT,
         high_res: HighResOptions | None = None,
@@ -255,8 +257,9 @@ class StagedPipeline(DiffusionPipeline):
                 guidance (default: empty).
             height, width: pixels, multiples of 16, at least 64. Default: the base size.
             num_inference_steps: steps of the first stage. high_res_steps: steps of each further stage.
-            guidance_scale: classifier-free guidance of the first stage; 1 switches it off. A transformer with
-                a guidance embedding is told it instead. Default: `default_guidance`.
+            guidance_scale: classifier-free guidance of the first stage; 1 switches it off (FLUX.1-schnell
+                needs that). A transformer with a guidance embedding is told it instead. Default:
+                `default_guidance`.
             high_res_strength: noise level in (0, 1] at which a further stage starts from enlarged latents,
                 before the schedule's shift; k / n continues a first stage of n steps with its last k levels.
             num_images_per_prompt: pictures per prompt.
@@ -270,6 +273,8 @@ class StagedPipeline(DiffusionPipeline):
                 `[B, N, 4 C]` in raster order, and "prompt_embeds"; those returned are used from then on. Set
                 `pipe._interrupt = True` in it to stop.
             callback_on_tile: called with (tiles done, tiles) while decoding; True stops.
+            callback_on_enlarge: the same while a stage's picture is decoded and, enlarged, encoded again; the
+                stage in question is `stage_index`.
             attention_backend: "auto" or a name of `kernels/local_attention`, for stages with local attention.
             max_sequence_length: text tokens at most, up to 512.
             high_res: how the stages after the first are painted. Default: `HighResOptions()`.
@@ -344,7 +349,7 @@ class StagedPipeline(DiffusionPipeline):
             backend=attention_backend,
             report=report,
             is_stopped=lambda: self._interrupt,
-            resize=lambda low, size: self._enlarge(low, size, options.enlarge),
+            resize=lambda low, size: self._enlarge(low, size, options.enlarge, callback_on_enlarge),
             options=options,
             routing=self.lora_routing,
             patch=self.patch,
@@ -364,17 +369,33 @@ class StagedPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImageOutput(images=images, stages=self.stages) if return_dict else (images, self.stages)
 
-    def _enlarge(self, low: torch.Tensor, size: tuple[int, int], mode: EnlargeMode) -> torch.Tensor | None:
+    def _enlarge(
+        self,
+        low: torch.Tensor,
+        size: tuple[int, int],
+        mode: EnlargeMode,
+        on_tile: Callable[[int, int], bool] | None,
+    ) -> torch.Tensor | None:
         """Latents of a stage at the size of the next one; None when it was interrupted."""
         if mode == "latents":
             return F.interpolate(low, size=size, mode="bicubic", align_corners=False)
-        pictures = decode_tiled(self.vae, self._to_vae_scale(low), lambda *_: self._interrupt)
+
+        small = self._to_vae_scale(low)
+        scale = small.shape[-1] // low.shape[-1]  # FLUX.2 packs latents outside its transformer
+        few, many = count_tiles(*small.shape[-2:]), count_tiles(*(scale * side for side in size))
+
+        def stop(done: int) -> bool:
+            if on_tile is not None and on_tile(done, few + many):
+                self._interrupt = True
+            return self._interrupt
+
+        pictures = decode_tiled(self.vae, small, lambda done, _: stop(done))
         if pictures is None:
             return None
         large = enlarge_pixels(
             pictures, (size[0] * 16 // self.patch, size[1] * 16 // self.patch), mode == "sharpened"
         )
-        means = encode_tiled(self.vae, large, lambda *_: self._interrupt)
+        means = encode_tiled(self.vae, large, lambda done, _: stop(few + done))
         return None if means is None else self._from_vae_scale(means)
 
     def _decode(self, z: torch.Tensor, output_type: str, on_tile: Callable[[int, int], bool] | None) -> Any:

@@ -5,6 +5,7 @@ The folder has the layout of diffusers' `FluxPipeline`; `pipelines.storybook.pub
 
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -61,8 +62,6 @@ def publish_fast(state: Path, folder: Path) -> None:
 
 def publish_lora(state: Path, folder: Path) -> None:
     """The adapter of enlarging steps in `scale-dit-lora`; the file's metadata tells its scope."""
-    import os
-
     from safetensors.torch import save_file
 
     from pipelines.scale_dit.lora_routing import ADAPTER, SCOPE_KEY

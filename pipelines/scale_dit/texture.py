@@ -13,12 +13,13 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from pipelines.scale_dit.seams import LUMA
+
 CROP = 256  # pixels of what is looked at
 SIDE = 4096  # pixels of the drawings whose textures are known
 GROUNDS = ("meadow", "beach", "night sky", "snowy field", "desert", "room")
 SKIES = ("night sky", "room")  # places with a texture above the horizon: stars, and the weave of a wall
 TEXTURES = (*(f"{place}, ground" for place in GROUNDS), *(f"{place}, above" for place in SKIES), "none")
-LUMA = (0.299, 0.587, 0.114)
 
 
 class TextureClassifier(ModelMixin, ConfigMixin):

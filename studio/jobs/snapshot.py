@@ -23,7 +23,7 @@ class JobSnapshot:
         request: What was asked for.
         prompt: The text that is painted: the request's prompt with its style's words.
         position: Jobs ahead of it, counting the one that runs; 0 for a job that is not queued.
-        phase: "queued", "load", "encode", "paint", "decode", "save" or, at the end, the state.
+        phase: "queued", "load", "encode", "enlarge", "paint", "decode", "save" or, at the end, the state.
         stage: Current paint stage, from 1; 0 before painting.
         stages: Number of paint stages; 0 before painting.
         step: Steps done within phase and stage (tiles while decoding).

@@ -5,6 +5,7 @@ Every refusal is one sentence of the form "<field>: given X, allowed Y".
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from typing import Any, ClassVar, Literal, Self
@@ -18,21 +19,21 @@ SOURCES = ("picture", "upload")
 Kind = Literal["picture", "encode", "decode", "generate", "video", "selftest"]
 
 
-class Request:
+class Request(ABC):
     """What all requests have; each is a frozen dataclass whose values are checked when it is made."""
 
     kind: ClassVar[Kind]
     model: str
 
     @property
+    @abstractmethod
     def title(self) -> str:
         """What lists and messages call it."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def amount(self) -> int:
         """How much there is to make, in pixels; jobs of a like amount tell how long this one will take."""
-        raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values; `from_json` gives the same request back."""

@@ -88,8 +88,10 @@ def test_a_new_tab_takes_up_the_job_that_this_browser_started(live: LiveStudio, 
     watch(window, again, live.url)
     ready(again, live.url)
     again.wait_for_selector(".t-progress")
+    assert live.studio.watch(job).state == "running"
     gate.set()
     wait_for_picture(again, job)
+    assert live.studio.watch(job).state == "done"
 
 
 @pytest.mark.parametrize("how", ["button", "Escape"])

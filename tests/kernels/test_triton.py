@@ -57,7 +57,8 @@ def compile_form(config, item, capability, dim):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = backend_triton.kernel_function()
+    from pipelines.kernels.local_attention.triton_kernel import attend as kernel
+
     constants = backend_triton.constants(config, dim)
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
     types = dict.fromkeys(("query", "key", "value", "output"), f"*{item}")

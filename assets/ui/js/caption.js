@@ -5,7 +5,7 @@ import { h, icon, ICONS } from "./dom.js";
 import { isOffered, visit } from "./rooms.js";
 import { bytes, duration, size } from "./words.js";
 
-const PHASE_NAMES = { load: "Load model", verify: "Verify", encode: "Read prompt", paint: "Paint", decode: "Develop", save: "Save" };
+const PHASE_NAMES = { load: "Load model", verify: "Verify", encode: "Read prompt", paint: "Paint", enlarge: "Enlarge", decode: "Develop", save: "Save" };
 
 const SEAM_SCALE = "How tile borders differ from what is beside them: 1 not at all, from 1.2 on they show";
 

@@ -41,6 +41,7 @@ export function activity(job) {
     const step = job.steps ? `, step ${Math.min(job.step + 1, job.steps)} of ${job.steps}` : "";
     return `Painting ${size(job.width, job.height)}${step}`;
   }
+  if (job.phase === "enlarge") return `Enlarging to ${size(job.width, job.height)}, tile ${job.step} of ${job.steps}`;
   if (job.phase === "verify") return `Looking for one that shows the prompt, try ${job.step} of ${job.steps}`;
   if (job.phase === "decode" && job.steps > 1) {
     return `${PHASES.decode} ${size(job.request.width, job.request.height)}, tile ${job.step} of ${job.steps}`;

@@ -97,6 +97,6 @@ def guidance_scale(value: Any) -> Any:
     return lambda t: eval(code, {"__builtins__": {}, "math": math, "min": min, "max": max}, {"t": t})
 
 
-def near(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> None:
+def assert_near(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> None:
     assert ours.shape == theirs.shape
     assert float((ours.detach().float() - theirs.float()).abs().max()) <= tolerance

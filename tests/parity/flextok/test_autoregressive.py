@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipelines.flextok.token_sampling import TokenSampling
-from tests.parity.flextok.recorded import autoregressive, below, discover, near
+from tests.parity.flextok.recorded import assert_near, autoregressive, below, discover
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_classes(case):
             ids, logits = greedy(model, condition, count, scale, rows, False, later)
             assert torch.equal(ids, expected)
         if count == record["tokens"]:
-            near(logits, tensors[f"logits_all_rows_last_step.cfg{spelling}"], 1e-4)
+            assert_near(logits, tensors[f"logits_all_rows_last_step.cfg{spelling}"], 1e-4)
         runs += 1
     for scale, spelling, count, expected in scales(tensors, "greedy_fixed."):
         condition = model.class_condition([*classes, *[None] * rows])
@@ -66,7 +66,7 @@ def test_classes(case):
             ids, logits = greedy(model, condition, count, scale, rows, use_cache)
             assert torch.equal(ids, expected)
         if count == record["tokens"]:
-            near(logits, tensors[f"fixed_logits_all_rows_last_step.cfg{spelling}"], 1e-4)
+            assert_near(logits, tensors[f"fixed_logits_all_rows_last_step.cfg{spelling}"], 1e-4)
         runs += 1
     assert runs
 
@@ -86,6 +86,6 @@ def test_texts(case):
             ids, logits = greedy(model, condition, count, scale, rows, use_cache)
             assert torch.equal(ids, expected)
         if count == record["tokens"]:
-            near(logits, tensors[f"logits_all_rows_last_step.cfg{spelling}"], 1e-4)
+            assert_near(logits, tensors[f"logits_all_rows_last_step.cfg{spelling}"], 1e-4)
         runs += 1
     assert runs

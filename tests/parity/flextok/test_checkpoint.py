@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipelines.flextok.checkpoint import PREFIXES, load_tokenizer, parse_metadata
-from tests.parity.flextok.recorded import below, discover, near
+from tests.parity.flextok.recorded import assert_near, below, discover
 
 
 def autoencoder_layout(tensors):
@@ -81,5 +81,5 @@ def test_both_forms_load(case, tmp_path):
             io = relative.tensors("_io")
             with torch.no_grad():
                 z = models["encoder"](io["vae.latents_scaled"])
-            near(z, io["enc.latents_to_fsq"], 1e-4)
+            assert_near(z, io["enc.latents_to_fsq"], 1e-4)
             assert torch.equal(models["encoder"].quantizer.quantize(z)[1], io["fsq.tokens"])

@@ -11,7 +11,7 @@ from pipelines.flextok.fsq import FiniteScalarQuantizer
 from pipelines.flextok.guidance import NormGuidance, classifier_free
 from pipelines.flextok.positions import PositionTable, sincos_table, time_features
 from pipelines.flextok.token_sampling import TokenSampling
-from tests.parity.flextok.recorded import below, discover, near, packed_mask
+from tests.parity.flextok.recorded import assert_near, below, discover, packed_mask
 
 
 @pytest.mark.parametrize("case", discover("fsq_"))
@@ -21,15 +21,15 @@ def test_quantiser(case):
     assert list(quantizer.levels) == tensors["levels"].tolist()
     assert list(quantizer.basis) == tensors["basis"].tolist()
     assert quantizer.num_codes == record["codebook_size"]
-    near(quantizer.bound(tensors["z"]), tensors["bounded"], 1e-5)
+    assert_near(quantizer.bound(tensors["z"]), tensors["bounded"], 1e-5)
     codes, ids = quantizer.quantize(tensors["z"])
-    near(codes, tensors["quant"], 1e-6)
+    assert_near(codes, tensors["quant"], 1e-6)
     # the recorded packing sums floats: where its own ids don't lead back to its codes, ours have to
     sound = (quantizer.codes(tensors["tokens"]) == codes).all(-1)
     assert torch.equal(ids[sound], tensors["tokens"][sound])
     assert sound.all() or record["roundtrip_mismatches"] > 0
     assert torch.equal(quantizer.codes(ids), codes)
-    near(quantizer.codes(tensors["pick_indices"]), tensors["pick_codes"], 0)
+    assert_near(quantizer.codes(tensors["pick_indices"]), tensors["pick_codes"], 0)
     every = quantizer.codes(torch.arange(quantizer.num_codes))
     digest = hashlib.sha256(every.numpy().astype("<f4").tobytes()).hexdigest()
     assert digest == record["all_codes_sha256_float32_le"]
@@ -63,16 +63,18 @@ def test_guidance(case):
         else:
             assert name in ("cond", "uncond"), f"{name} is compared with nothing"
             continue
-        near(ours, expected, 1e-5)
+        assert_near(ours, expected, 1e-5)
         checked += 1
     assert checked
 
 
 @pytest.mark.parametrize("case", discover("posemb_quirk"))
 def test_position_tables_of_any_shape(case):
-    for name, expected in case.tensors().items():
+    tables = case.tensors()
+    assert tables
+    for name, expected in tables.items():
         height, width, dim = map(int, re.fullmatch(r"sincos_h(\d+)_w(\d+)_dim(\d+)", name).groups())
-        near(sincos_table(height, width, dim), expected, 1e-6)
+        assert_near(sincos_table(height, width, dim), expected, 1e-6)
 
 
 @pytest.mark.parametrize("case", discover("modules"))
@@ -80,9 +82,9 @@ def test_tables_and_time_features(case):
     record, tensors = case.json, case.tensors()
     sizes = record["sincos"]
     table = PositionTable(sizes["dim"], (sizes["h"], sizes["w"]), "sincos")
-    near(table.table((sizes["h"], sizes["w"])), tensors["sincos_posemb"], 1e-6)
+    assert_near(table.table((sizes["h"], sizes["w"])), tensors["sincos_posemb"], 1e-6)
     for name, expected in below(tensors, "time.freq.max").items():
-        near(time_features(tensors["time.t"], expected.shape[1], float(name)), expected, 1e-5)
+        assert_near(time_features(tensors["time.t"], expected.shape[1], float(name)), expected, 1e-5)
     learned = 0
     for name, parameter in tensors.items():
         if match := re.fullmatch(r"posemb(\d)d(?:_(sum|prod))?\.param", name):
@@ -96,7 +98,7 @@ def test_tables_and_time_features(case):
                 kind = f"learnable_{match[2] or 'sum'}"
                 table = PositionTable(parameter.shape[2], (parameter.shape[3],) * axes, kind, scaling)
                 table.posembs.data = parameter
-                near(table.table(counts), expected, 1e-5)
+                assert_near(table.table(counts), expected, 1e-5)
     assert learned
 
 
@@ -106,8 +108,8 @@ def test_patches_and_packing(case):
     picture, patches = tensors["patch.in_bhwc"], tensors["patch.out"]
     patch = tuple(picture.shape[i] // patches.shape[i] for i in (1, 2))
     ours = patchify(picture.permute(0, 3, 1, 2), patch)
-    near(ours, patches, 0)
-    near(unpatchify(ours, patch).permute(0, 2, 3, 1), tensors["unpatch.out"], 0)
+    assert_near(ours, patches, 0)
+    assert_near(unpatchify(ours, patch).permute(0, 2, 3, 1), tensors["unpatch.out"], 0)
     pack = record["pack"]
     samples = [(rows * columns, pack["registers"]) for rows, columns in pack["patch_grids"]]
     for mode, expected in below(tensors, "mask.").items():
@@ -120,7 +122,7 @@ def test_patches_and_packing(case):
         ],
         dim=1,
     )
-    near(sequence, tensors["pack.seq"][:, : pack["real_len"]], 0)
+    assert_near(sequence, tensors["pack.seq"][:, : pack["real_len"]], 0)
 
 
 @pytest.mark.parametrize("case", discover("modules"))
@@ -144,9 +146,9 @@ def test_blocks(case, name):
             rows = block.adaLN_modulation(tensors["block_adaln.emb"])
             parts = [spread_modulation(row[None], sizes) for row, sizes in zip(rows, samples, strict=True)]
             modulation = tuple(torch.cat(pieces, 1) for pieces in zip(*parts, strict=True))
-            near(torch.cat(modulation, -1), tensors["block_adaln.modulation_expanded"], 1e-5)
+            assert_near(torch.cat(modulation, -1), tensors["block_adaln.modulation_expanded"], 1e-5)
         out = block(tensors["pack.seq"][:, :real], mask, modulation)
-    near(out, tensors[f"{name}.out"][:, :real], 1e-4)
+    assert_near(out, tensors[f"{name}.out"][:, :real], 1e-4)
 
 
 @pytest.mark.parametrize("case", discover("ar_sampling"))
@@ -161,6 +163,6 @@ def test_token_probabilities(case):
             float(scale) if guided else None, float(temperature), int(top_k), float(top_p)
         )
         null = tensors["logits_uncond"] if guided else None
-        near(sampling.probabilities(tensors["logits_cond"], null), expected, 1e-6)
+        assert_near(sampling.probabilities(tensors["logits_cond"], null), expected, 1e-6)
         checked += 1
     assert checked

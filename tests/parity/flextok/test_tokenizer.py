@@ -9,9 +9,9 @@ from pipelines.flextok.flow_sampler import FlowOptions, add_noise, draw_noise, t
 from pipelines.flextok.positions import time_features
 from pipelines.flextok.transformer_flextok import spread_modulation
 from tests.parity.flextok.recorded import (
+    assert_near,
     discover,
     guidance_scale,
-    near,
     packed,
     packed_mask,
     tokenizer,
@@ -37,9 +37,9 @@ def test_autoencoder(case):
     pipeline, settings = tokenizer(case)
     io = case.tensors("_io")
     moments = pipeline.vae.encode(io["in.images"]).latent_dist.parameters
-    near(moments, io["vae.moments"], 1e-4)
-    near(pipeline.encode_latents(io["in.images"]), io["vae.latents_scaled"], 1e-4)
-    near(pipeline.decode_latents(io["vae.latents_scaled"]), io["vae.decode_of_scaled_latents"], 1e-4)
+    assert_near(moments, io["vae.moments"], 1e-4)
+    assert_near(pipeline.encode_latents(io["in.images"]), io["vae.latents_scaled"], 1e-4)
+    assert_near(pipeline.decode_latents(io["vae.latents_scaled"]), io["vae.decode_of_scaled_latents"], 1e-4)
     assert pipeline.vae.config.scaling_factor == settings.vae.scaling_factor
 
 
@@ -48,15 +48,15 @@ def test_encoder_stages_and_ids(case):
     encoder, io = pipeline.encoder, case.tensors("_io")
     latents = io["vae.latents_scaled"]
     patches = encoder.module_dict["enc_patch_emb"](latents)
-    near(patches, io["enc.patches"], 1e-4)
+    assert_near(patches, io["enc.patches"], 1e-4)
     placed = encoder.embed(latents)
-    near(placed, io["enc.patches_posemb"], 1e-4)
+    assert_near(placed, io["enc.patches_posemb"], 1e-4)
     registers = encoder.trunk(placed.flatten(1, 2), pipeline.num_tokens)
-    near(registers, io["enc.registers_out"], 1e-4)
+    assert_near(registers, io["enc.registers_out"], 1e-4)
     z = encoder(latents)
-    near(z, io["enc.latents_to_fsq"], 1e-4)
+    assert_near(z, io["enc.latents_to_fsq"], 1e-4)
     quant, ids = encoder.quantizer.quantize(z)
-    near(quant, io["fsq.quant"], 1e-6)
+    assert_near(quant, io["fsq.quant"], 1e-6)
     assert torch.equal(ids, io["fsq.tokens"])
     if io["in.images"].abs().max() <= 1:  # noise may leave the range that pictures have
         assert torch.equal(torch.stack(pipeline.encode((io["in.images"] + 1) / 2)), io["fsq.tokens"])
@@ -71,12 +71,12 @@ def test_packed_encoder_sequence_and_mask(case):
     placed = encoder.embed(io["vae.latents_scaled"]).flatten(1, 2)
     registers = encoder.module_dict["enc_register_module"].registers.expand(len(placed), -1, -1)
     x = packed(torch.cat([placed, registers], 1), len(mask))
-    near(x, io["enc.packed_in"], 1e-4)
+    assert_near(x, io["enc.packed_in"], 1e-4)
     real = sum(map(sum, lengths(pipeline, io)))
     visible = mask.bool() | torch.eye(len(mask), dtype=torch.bool)  # padding sees itself: no empty rows
     for block in encoder.module_dict["enc_transformer"].blocks:
         x = block(x, visible)
-    near(x[:, :real], io["enc.packed_out"][:, :real], 1e-4)
+    assert_near(x[:, :real], io["enc.packed_out"][:, :real], 1e-4)
 
 
 def test_truncated_encoding_gives_the_same_first_tokens(case):
@@ -84,7 +84,7 @@ def test_truncated_encoding_gives_the_same_first_tokens(case):
     io = case.tensors("_io")
     for k in case.json["token_counts"]:
         z = pipeline.encoder(io["vae.latents_scaled"], k)
-        near(z, io["enc.latents_to_fsq"][:, :k], 1e-4)
+        assert_near(z, io["enc.latents_to_fsq"][:, :k], 1e-4)
         assert torch.equal(pipeline.tokenize(io["vae.latents_scaled"], k), io["fsq.tokens"][:, :k])
 
 
@@ -98,26 +98,26 @@ def test_decoder_stages(case):
         torch.arange(pipeline.num_tokens) < k
     )  # recorded with short lists padded by id 0
     projected = parts["dec_from_latents"](decoder.quantizer.codes(ids))
-    near(projected, io["dec.cond_proj"], 1e-4)
-    near(parts["dec_registers_posemb_module"](projected), io["dec.cond_posemb"], 1e-4)
+    assert_near(projected, io["dec.cond_proj"], 1e-4)
+    assert_near(parts["dec_registers_posemb_module"](projected), io["dec.cond_posemb"], 1e-4)
     features = time_features(io["dec.t"], config.time_features, config.max_timestep)
-    near(features, io["dec.temb_freq"], 1e-5)
-    near(parts["dec_time_embedder"](features), io["dec.temb"], 1e-4)
-    near(decoder.embed(io["in.noise"]), io["dec.patches_posemb"], 1e-4)
+    assert_near(features, io["dec.temb_freq"], 1e-5)
+    assert_near(parts["dec_time_embedder"](features), io["dec.temb"], 1e-4)
+    assert_near(decoder.embed(io["in.noise"]), io["dec.patches_posemb"], 1e-4)
     assert torch.equal(packed_mask(lengths(pipeline, io), "full", len(io["dec.mask"])), io["dec.mask"])
     condition = decoder.condition(io["fsq.quant"], [k] * len(io["fsq.quant"]), collapse=False)
-    near(condition.tokens, io[name], 1e-4)
+    assert_near(condition.tokens, io[name], 1e-4)
     x = torch.cat([decoder.embed(io["in.noise"]).flatten(1, 2), condition.tokens], 1)
     padded = io["dec.packed_in"].shape[1]
-    near(packed(x, padded), io["dec.packed_in"], 1e-4)
+    assert_near(packed(x, padded), io["dec.packed_in"], 1e-4)
     step = decoder.modulation(io["dec.t"])
     for block, m in zip(parts["dec_transformer"].blocks, step.blocks, strict=True):
         x = block(x, None, spread_modulation(m, lengths(pipeline, io)[0]))
     real = x.shape[0] * x.shape[1]
-    near(packed(x, padded)[:, :real], io["dec.packed_out"][:, :real], 1e-4)
+    assert_near(packed(x, padded)[:, :real], io["dec.packed_out"][:, :real], 1e-4)
     layer = config.repa_layer
     _, seen = decoder(io["in.noise"], condition, io["dec.t"], return_features=True)
-    near(seen, io[f"dec.repa_patches_after_block{layer}"], 1e-4)
+    assert_near(seen, io[f"dec.repa_patches_after_block{layer}"], 1e-4)
 
 
 @pytest.mark.parametrize("collapse", [False, True])
@@ -128,11 +128,11 @@ def test_velocities(case, collapse):
     rows = len(codes)
     for k in record["token_counts"]:
         condition = decoder.condition(codes, [k] * rows, collapse=collapse)
-        near(decoder(noise, condition, t), io[f"dec.velocity.k{k}.cond"], 1e-4)
+        assert_near(decoder(noise, condition, t), io[f"dec.velocity.k{k}.cond"], 1e-4)
         null = decoder.condition(codes, [k] * rows, [True] * rows, collapse=collapse)
-        near(decoder(noise, null, t), io["dec.velocity.uncond"], 1e-4)
+        assert_near(decoder(noise, null, t), io["dec.velocity.uncond"], 1e-4)
     mixed = decoder.condition(codes, record["mixed_k"], collapse=collapse)
-    near(decoder(noise, mixed, t), io["dec.velocity.mixed_k"], 1e-4)
+    assert_near(decoder(noise, mixed, t), io["dec.velocity.mixed_k"], 1e-4)
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -155,9 +155,9 @@ def test_trajectories(case, fast):
 
         ids = list(io["fsq.tokens"])
         x = pipeline.sample_latents(ids, run["k"], options, None, io["in.noise"], keep_state)
-        near(torch.stack(states), io[f"{name}.x"], 1e-3)
+        assert_near(torch.stack(states), io[f"{name}.x"], 1e-3)
         if f"{name}.rgb" in io:
-            near(pipeline.decode_latents(x), io[f"{name}.rgb"], 1e-3)
+            assert_near(pipeline.decode_latents(x), io[f"{name}.rgb"], 1e-3)
     assert runs
 
 
@@ -172,7 +172,7 @@ def test_detokenize_with_a_seeded_generator(case):
     )
     generator = torch.Generator().manual_seed(seed)
     latents = pipeline.sample_latents(list(io["fsq.tokens"]), api["k"], options, generator)
-    near(pipeline.decode_latents(latents), io["api.detokenize.rgb"], 1e-3)
+    assert_near(pipeline.decode_latents(latents), io["api.detokenize.rgb"], 1e-3)
 
 
 def test_decoding_works_without_a_number_of_steps(case):
@@ -189,5 +189,5 @@ def test_training_noise(case):
     pipeline, settings = tokenizer(case)
     io = case.tensors("_io")
     level = training_noise_level(io["train.u"], settings.training.mode_scale)
-    near(level, io["train.sigma"], 1e-6)
-    near(add_noise(io["vae.latents_scaled"], io["train.noise"], level), io["train.noised"], 1e-5)
+    assert_near(level, io["train.sigma"], 1e-6)
+    assert_near(add_noise(io["vae.latents_scaled"], io["train.noise"], level), io["train.noised"], 1e-5)

@@ -19,7 +19,7 @@ from tests.parity.longalign.vectors import RecordedTokenizer, every
 PICK_WEIGHT = 0.3  # fixed in the authors' one-text-per-picture scores
 
 
-def close(ours, recorded, share=1e-5):
+def assert_close(ours, recorded, share=1e-5):
     """Within `share` of the largest recorded value."""
     error = float((ours.detach().float() - recorded).abs().max())
     assert error <= share * max(1e-3, float(recorded.abs().max()))
@@ -33,12 +33,12 @@ def test_scores_and_losses(case):
     captions = caption_embeddings(tensors["in.text_embeds"], index, count)
     assert torch.bincount(index).tolist() == case.record["captions_per_image"]
     direction, pictures = common_direction(captions), F.normalize(tensors["in.image_embeds"], dim=-1)
-    close(captions, tensors["derived.caption_embeds"])
-    close(direction, tensors["derived.V"])
+    assert_close(captions, tensors["derived.caption_embeds"])
+    assert_close(direction, tensors["derived.V"])
     parts = decompose(captions, direction)
-    close(parts.eta, tensors["derived.eta"])
-    close(parts.relevant(pictures), tensors["derived.score_relevant"])
-    close(parts.irrelevant(pictures), tensors["derived.score_irrelevant"])
+    assert_close(parts.eta, tensors["derived.eta"])
+    assert_close(parts.relevant(pictures), tensors["derived.score_relevant"])
+    assert_close(parts.irrelevant(pictures), tensors["derived.score_irrelevant"])
     for weight in case.record["weights_w"]:
         recorded = case.below(f"out.w{weight}.")
         embeds = tensors["in.image_embeds"].clone().requires_grad_()
@@ -46,11 +46,11 @@ def test_scores_and_losses(case):
         scores = logits.diagonal()
         loss = preference_loss(scores, weight)
         loss.backward()
-        close(logits, recorded["logits"])
-        close(scores, recorded["score"])
-        close(scores, parts.relevant(pictures) + weight * parts.irrelevant(pictures))
-        close(loss, recorded["loss"])
-        close(embeds.grad, recorded["grad_image_embeds"])
+        assert_close(logits, recorded["logits"])
+        assert_close(scores, recorded["score"])
+        assert_close(scores, parts.relevant(pictures) + weight * parts.irrelevant(pictures))
+        assert_close(loss, recorded["loss"])
+        assert_close(embeds.grad, recorded["grad_image_embeds"])
 
 
 @every("d_loss_embeds")
@@ -59,16 +59,16 @@ def test_scores_without_decomposition_by_segment_and_of_one_text(case):
     texts, pictures = tensors["in.text_embeds"], tensors["in.image_embeds"]
     index = tensors["in.caption_index"]
     logits = preference_logits(caption_embeddings(texts, index, len(pictures)), pictures)
-    close(logits, tensors["out.plain.logits"])
-    close(logits.diagonal(), tensors["out.plain.score"])
+    assert_close(logits, tensors["out.plain.logits"])
+    assert_close(logits.diagonal(), tensors["out.plain.score"])
     own = texts[index == 0]
     segments = caption_embeddings(own, torch.arange(len(own)), len(own))
-    close(preference_logits(segments, pictures[:1]), tensors["out.split0.logits"])
+    assert_close(preference_logits(segments, pictures[:1]), tensors["out.split0.logits"])
     single = F.normalize(tensors["in.pick_text_embeds"], dim=-1)
-    close(preference_logits(single, pictures).diagonal(), tensors["out.pick.plain"])
+    assert_close(preference_logits(single, pictures).diagonal(), tensors["out.pick.plain"])
     reweighted = preference_logits(single, pictures, common_direction(single), PICK_WEIGHT).diagonal()
-    close(reweighted, tensors["out.pick.ortho"])
-    close(reweighted, tensors["out.clip.ortho"])
+    assert_close(reweighted, tensors["out.pick.ortho"])
+    assert_close(reweighted, tensors["out.clip.ortho"])
 
 
 def clip_model(case):
@@ -94,26 +94,26 @@ def test_from_pictures_to_the_loss(case):
     judge = PreferenceModel(model, RecordedTokenizer([], marks, [0], special["pad_token_id"]))
     lists = zip(tensors["in.input_ids"], tensors["in.attention_mask"], strict=True)
     texts = judge.embed_ids([tuple(ids[: int(mask.sum())].tolist()) for ids, mask in lists])
-    close(F.normalize(texts, dim=-1), F.normalize(tensors["out.text_features"], dim=-1))
+    assert_close(F.normalize(texts, dim=-1), F.normalize(tensors["out.text_features"], dim=-1))
     small = next(value for name, value in tensors.items() if name.startswith("in.image_")).float() / 255
     side = small.shape[-1]
     block = judge.picture_input.crop // side  # enlarged to the crop's size, so that the crop is the identity
     pictures = small.repeat_interleave(block, -1).repeat_interleave(block, -2).requires_grad_()
     pixels = judge.prepare(pictures)
     pooled = F.avg_pool2d(pixels, pixels.shape[-1] // tensors["out.pixels_pooled"].shape[-1])
-    close(pooled, tensors["out.pixels_pooled"])
+    assert_close(pooled, tensors["out.pixels_pooled"])
     embeds = judge.embed_pictures(pictures)
-    close(F.normalize(embeds, dim=-1), F.normalize(tensors["out.image_features"], dim=-1))
+    assert_close(F.normalize(embeds, dim=-1), F.normalize(tensors["out.image_features"], dim=-1))
     captions = caption_embeddings(texts, tensors["in.caption_index"], len(small))
     weight = case.record.get("w", 0.3)
     scores = preference_logits(captions, embeds, common_direction(captions), weight).diagonal()
     loss = preference_loss(scores, weight)
     loss.backward()
-    close(scores, tensors["out.score"])
-    close(loss, tensors["out.loss"])
+    assert_close(scores, tensors["out.score"])
+    assert_close(loss, tensors["out.loss"])
     blocks = pictures.grad.unflatten(-1, (side, block)).unflatten(-3, (side, block)).sum((-1, -3))
     recorded = next(value for name, value in tensors.items() if name.startswith("out.grad_image_pooled"))
-    close(blocks, recorded)
+    assert_close(blocks, recorded)
 
 
 @every("f_solver")
@@ -122,14 +122,14 @@ def test_solver_steps(case):
     x, eps, t = tensors["in.x"], tensors["in.eps"], tensors["in.t"]
     alphas = tensors["alphas_cumprod_sd15"]
     clean = predict_clean(eps, x, t, alphas)
-    close(clean, tensors["out.x0_eps"])
-    close(predict_clean(eps, x, t, alphas, "v_prediction"), tensors["out.x0_v"])
-    close(ddim_step(clean, eps, t - 20, alphas), tensors["out.ddim_prev20"])
-    close(ddim_step(clean, eps, t - 20, alphas), tensors["out.ddim_prev_default"])
-    close(ddim_step(clean, eps, t - 250, alphas), tensors["out.lcm_step250"])
+    assert_close(clean, tensors["out.x0_eps"])
+    assert_close(predict_clean(eps, x, t, alphas, "v_prediction"), tensors["out.x0_v"])
+    assert_close(ddim_step(clean, eps, t - 20, alphas), tensors["out.ddim_prev20"])
+    assert_close(ddim_step(clean, eps, t - 20, alphas), tensors["out.ddim_prev_default"])
+    assert_close(ddim_step(clean, eps, t - 250, alphas), tensors["out.lcm_step250"])
     skip, out = boundary_scalings(t)
-    close(skip, tensors["out.c_skip"])
-    close(out, tensors["out.c_out"])
+    assert_close(skip, tensors["out.c_skip"])
+    assert_close(out, tensors["out.c_out"])
 
 
 class Toy(torch.nn.Module):
@@ -167,6 +167,6 @@ def test_rollouts(case):
         predict = guided(toy, tensors["in.cond"], tensors["in.uncond"], record["guidance"])
         clean = rollout(predict, tensors["in.x_T"], alphas, start=record["rand_start"])
     (clean * tensors["in.G"]).sum().backward()
-    close(clean, tensors["out.pred_x0"])
+    assert_close(clean, tensors["out.pred_x0"])
     for name, parameter in toy.named_parameters():
-        close(parameter.grad, case.below("grad.")[name])
+        assert_close(parameter.grad, case.below("grad.")[name])

@@ -36,7 +36,7 @@ def test_a_picture_and_how_it_was_made(model):
     painted = run(model)
     assert painted.image.mode == "RGB" and painted.image.size == (128, 64)
     assert painted.stages == ((96, 64), (128, 64))
-    assert list(painted.seconds) == ["encode", "stage 1", "stage 2", "decode"]
+    assert list(painted.seconds) == ["encode", "stage 1", "enlarge", "stage 2", "decode"]
     assert all(value >= 0 for value in painted.seconds.values()) and sum(painted.seconds.values()) > 0
     assert (painted.backend, painted.device, painted.dtype) == ("dense", model.device, model.dtype)
     assert painted.warnings == () and painted.peak_bytes > 50_000_000
@@ -59,7 +59,9 @@ def test_progress_runs_from_nothing_to_one_through_all_phases(model, monkeypatch
     assert marks == [
         ("encode", 1, 0, 1),
         *[("paint", 1, step, 2) for step in (1, 2)],
+        *[("enlarge", 2, tile, 2) for tile in (1, 2)],
         *[("paint", 2, step, 8) for step in range(1, 9)],
+        *[("enlarge", 3, tile, 5) for tile in range(1, 6)],
         *[("paint", 3, step, 8) for step in range(1, 9)],
         *[("decode", 3, tile, 4) for tile in range(1, 5)],
     ]
@@ -98,8 +100,21 @@ def test_previews_are_spaced_and_nobody_pays_for_unwatched_ones(model, monkeypat
     [
         (1, []),
         (2, ["encode", "paint"]),
-        (4, ["encode", "paint", "paint", "paint"]),
-        (20, ["encode", *["paint"] * 18, "decode"]),
+        (4, ["encode", "paint", "paint", "enlarge"]),
+        (7, ["encode", "paint", "paint", "enlarge", "enlarge", "paint", "paint"]),
+        (15, ["encode", *["paint"] * 2, *["enlarge"] * 2, *["paint"] * 8, *["enlarge"] * 2]),
+        (
+            27,
+            [
+                "encode",
+                *["paint"] * 2,
+                *["enlarge"] * 2,
+                *["paint"] * 8,
+                *["enlarge"] * 5,
+                *["paint"] * 8,
+                "decode",
+            ],
+        ),
     ],
 )
 def test_a_stop_is_heard_in_every_phase(model, asked, seen):

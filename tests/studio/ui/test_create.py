@@ -31,7 +31,8 @@ def test_presets_have_the_longer_side_they_name(shape, scale, size):
 def test_every_preset_can_be_asked_for():
     for shape in SHAPES[:-1]:
         for scale in SCALES:
-            Fields("a red ball", *create.sides(shape, scale), 0).request()
+            request = Fields("a red ball", *create.sides(shape, scale), 0).request()
+            assert (request.width, request.height) == create.sides(shape, scale)
 
 
 def test_other_sizes_are_custom():
