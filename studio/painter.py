@@ -99,7 +99,7 @@ class Painter(Protocol):
         """
 
     def forecast(self, folder: Path, width: int, height: int, steps: int | None) -> CostForecast:
-        """Seconds and bytes, without loading anything."""
+        """Seconds and bytes, without loading anything. Raises ValueError for sizes beyond this model."""
 
     def check_size(self, width: int, height: int) -> str | None:
         """None, or one sentence that says why this size can't be painted."""

@@ -22,6 +22,8 @@ Ability = Literal["picture", "tokens", "video", "eyes"]
 _ABILITIES: dict[str, Ability] = {
     "FluxPipeline": "picture",
     "ScaleDiTPipeline": "picture",
+    "StableDiffusionPipeline": "picture",
+    "LongAlignPipeline": "picture",
     "FlexTokPipeline": "tokens",
     "FlexARPipeline": "tokens",
     "VidRDPipeline": "video",

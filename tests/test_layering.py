@@ -142,8 +142,11 @@ def home_violations(imports: list[Import]) -> list[str]:
         if not file.startswith(HOMES.get(library, "")):
             wrong.append(f"{file}:{line} imports {library}")
         in_backend = Path(file).name.startswith("backend_")
-        if library in ONLY_INSIDE_BACKEND_FUNCTIONS and (at_top or not in_backend):
+        is_its_kernel = Path(file).name == f"{library}_kernel.py"  # Triton compiles functions of a module
+        if library in ONLY_INSIDE_BACKEND_FUNCTIONS and not is_its_kernel and (at_top or not in_backend):
             wrong.append(f"{file}:{line} imports {library} outside of a function of a backend_*.py")
+        if at_top and any(f"{name}_kernel" in module.split(".") for name in ONLY_INSIDE_BACKEND_FUNCTIONS):
+            wrong.append(f"{file}:{line} imports {module} outside of a function")
     return wrong
 
 
@@ -205,6 +208,7 @@ def planted(root: Path, path: str, source: str) -> list[Import]:
         ("studio/jobs/runner.py", "def f():\n    import torch", home_violations),
         ("kernels/norms/op.py", "from diffusers.models import attention", home_violations),
         ("kernels/norms/backend_triton.py", "import triton", home_violations),
+        ("kernels/norms/backend_triton.py", "from .triton_kernel import attend", home_violations),
         ("kernels/norms/op.py", "def f():\n    import xformers.ops", home_violations),
     ],
 )
@@ -223,6 +227,7 @@ def test_a_planted_violation_is_found(path, source, check, tmp_path):
         ("pipelines/scale_dit/layout.py", "from pipelines.kernels.hilbert import order\nimport torch"),
         ("pipelines/runtime.py", "from pipelines import weights"),
         ("kernels/norms/backend_triton.py", "from .reference import rms_norm\ndef f():\n    import triton"),
+        ("kernels/norms/triton_kernel.py", "import triton"),
         ("studio/ui/page.py", "import gradio as gr\nfrom studio import settings"),
     ],
 )

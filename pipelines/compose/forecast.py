@@ -1,10 +1,11 @@
 """Time and memory of a picture before it is painted, from counted work and a measured speed."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from pipelines.compose.sketching import enlarger_of, sketch_facts, sketches
 from pipelines.runtime import available_bytes
 from pipelines.scale_dit.stages import DENSE_LIMIT, Stage, plan_stages
 from pipelines.scale_dit.tiles import count_tiles
@@ -65,7 +66,13 @@ def model_facts(folder: Path) -> tuple[int, int, int]:
 
 
 def count_work(folder: Path, width: int, height: int, steps: int) -> tuple[tuple[Stage, ...], Work]:
-    """Stages and their work: the first runs twice a step (guidance), others encode their guide once."""
+    """Stages and their work: the first runs twice a step (guidance), others encode their guide once.
+
+    Raises:
+        ValueError: an unreadable folder, or a size that this model can't paint.
+    """
+    if sketches(folder):
+        return _count_sketched(folder, width, height, steps)
     base, channels, per_token = model_facts(folder)
     stages = plan_stages(height, width, base)
     resizes, flop = [], []
@@ -81,6 +88,25 @@ def count_work(folder: Path, width: int, height: int, steps: int) -> tuple[tuple
             resizes.append(0.0)
             flop.append(step * steps * 2)
     return stages, Work(2e9, tuple(resizes), tuple(flop), decode_work(stages[-1]))
+
+
+def _count_sketched(folder: Path, width: int, height: int, steps: int) -> tuple[tuple[Stage, ...], Work]:
+    """Stages and work where Stable Diffusion paints the first one."""
+    side, unet_bytes = sketch_facts(folder)
+    enlarger = enlarger_of(folder)
+    if enlarger is None:
+        stages = plan_stages(height, width, side)
+        if len(stages) > 1:
+            raise ValueError(
+                f"given {width}x{height}, allowed about {side}x{side}: nothing enlarges what it paints"
+            )
+        work = Work(2e9, (0.0,), (0.0,), decode_work(stages[0]))
+    else:
+        stages, work = count_work(enlarger, width, height, steps)
+    # most weights of a UNet work one level down, on a quarter of the latents; two bytes each, two passes
+    latents = stages[0].height * stages[0].width / 64
+    first = 2 * steps * unet_bytes * latents / 4
+    return stages, replace(work, stages=(first, *work.stages[1:]))
 
 
 def decode_work(stage: Stage) -> float:

@@ -17,17 +17,18 @@ from pipelines.compose.forecast import (
     forecast,
     learn_speed,
 )
+from pipelines.compose.sketching import LONGEST_TEXT, enlarger_of, load_sketcher, sketch, sketches
 from pipelines.runtime import choose_runtime, peak_bytes
 from pipelines.scale_dit.stages import Stage, size_problem
 from pipelines.storybook.vocabulary import canonical_prompt, unknown_words, world_summary
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
     from torch import Tensor
 
 PREVIEW_EVERY_S = 0.3
 PREVIEW_SHARE = 0.1  # of the time that previews may take, on slow machines
-LONGEST_TEXT = 4096  # tokens
 PREVIEW_LATENTS = 32  # longest side of what a preview decodes, in latents
 
 __all__ = [
@@ -96,13 +97,24 @@ class Painting:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A pipeline and where it came from."""
+    """Pipelines and where they came from.
+
+    Attributes:
+        pipeline: paints from nothing, or enlarges what `sketcher` painted; None where nothing enlarges it.
+        sketcher: a Stable Diffusion pipeline that paints the first stage, or None.
+    """
 
     pipeline: Any
+    sketcher: Any
     folder: Path
     device: str
     dtype: str
     is_storybook: bool
+
+    @property
+    def composer(self) -> Any:
+        """The pipeline that decides what the picture shows."""
+        return self.sketcher or self.pipeline
 
 
 def check_size(width: int, height: int) -> str | None:
@@ -127,13 +139,18 @@ def load_model(folder: Path) -> LoadedModel:
     from pipelines.loading import load_pipeline
 
     runtime, folder = choose_runtime(), Path(folder)
+    dtype, sketcher = getattr(torch, runtime.dtype), None
+    staged: Path | None = folder
     with quiet_loading():
-        pipeline = load_pipeline(folder, dtype=getattr(torch, runtime.dtype)).to(runtime.device)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.vae.to(memory_format=torch.channels_last)
+        if sketches(folder):
+            sketcher, staged = load_sketcher(folder, dtype, runtime.device), enlarger_of(folder)
+        pipeline = None if staged is None else load_pipeline(staged, dtype=dtype).to(runtime.device)
+    if pipeline is not None:
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.vae.to(memory_format=torch.channels_last)
     # the words of its small world are known only for the embedded models
     is_storybook = folder.name.startswith("storybook")
-    return LoadedModel(pipeline, folder, runtime.device, runtime.dtype, is_storybook)
+    return LoadedModel(pipeline, sketcher, folder, runtime.device, runtime.dtype, is_storybook)
 
 
 def paint(
@@ -156,22 +173,63 @@ def paint(
     """
     import torch
 
-    pipeline = model.pipeline
     steps = DEFAULT_STEPS if steps is None else steps
     stages, work = count_work(model.folder, width, height, steps)
     watcher = _Watcher(stages, work, steps, on_progress, should_stop)
     text, warnings = understood(prompt) if model.is_storybook else (prompt, ())
     watcher.begin()
+    generator = torch.Generator().manual_seed(seed)
+    image: Image.Image | None = None
+    unread: tuple[str, ...] = ()
+    backend = "dense"
+    if model.sketcher is not None:
+        image = sketch(model.sketcher, text, stages[0], steps, generator, watcher.on_sketch_step)
+        if image is None:
+            raise Cancelled
+        watcher.on_sketch(image)
+        unread = _unread(sum(plans[0].dropped_tokens for plans in model.sketcher.plans))
+    if image is None or len(stages) > 1:
+        image, left_out = _paint_stages(model.pipeline, text, image, stages[-1], steps, generator, watcher)
+        unread, backend = unread or left_out, model.pipeline.attention_backend
+    if model.sketcher is None:  # how fast a UNet is says nothing of the stages
+        learn_speed(work, sum(watcher.seconds.values()) - watcher.seconds.get("preview", 0.0))
+    return Painting(
+        image=image,
+        seconds={name: round(value, 3) for name, value in watcher.seconds.items()},
+        backend=backend,
+        dtype=model.dtype,
+        device=model.device,
+        stages=tuple((stage.width, stage.height) for stage in stages),
+        warnings=warnings + unread,
+        peak_bytes=peak_bytes(),
+    )
+
+
+def _paint_stages(
+    pipeline: Any,
+    text: str,
+    sketched: Image.Image | None,
+    size: Stage,
+    steps: int,
+    generator: torch.Generator,
+    watcher: _Watcher,
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture, from nothing or from a first stage, and a sentence about words that were not read.
+
+    Raises:
+        Cancelled: the watcher asked to stop.
+    """
     states, pooled, unread = read_text(pipeline, text)
     watcher.spend("encode")
     result = pipeline(
         prompt_embeds=states,
         pooled_prompt_embeds=pooled,
-        height=height,
-        width=width,
+        image=sketched,
+        height=size.height,
+        width=size.width,
         num_inference_steps=steps,
         high_res_steps=HIGH_RES_STEPS,
-        generator=torch.Generator().manual_seed(seed),
+        generator=generator,
         callback_on_step_end=watcher.on_step,
         callback_on_step_end_tensor_inputs=["denoised"],
         callback_on_tile=watcher.on_tile,
@@ -180,17 +238,7 @@ def paint(
     if pipeline.interrupt:
         raise Cancelled
     watcher.spend("decode")
-    learn_speed(work, sum(watcher.seconds.values()) - watcher.seconds.get("preview", 0.0))
-    return Painting(
-        image=result.images[0],
-        seconds={name: round(value, 3) for name, value in watcher.seconds.items()},
-        backend=pipeline.attention_backend,
-        dtype=model.dtype,
-        device=model.device,
-        stages=tuple((stage.width, stage.height) for stage in result.stages),
-        warnings=warnings + unread,
-        peak_bytes=peak_bytes(),
-    )
+    return result.images[0], unread
 
 
 def understood(prompt: str) -> tuple[str, tuple[str, ...]]:
@@ -217,9 +265,13 @@ def read_text(pipeline: Any, text: str) -> tuple[Tensor, Tensor, tuple[str, ...]
         encoder = LongPromptEncoder.from_pipeline(pipeline, settings, t5_window=pipeline.text_limit)
         found = encoder(text, guided=False)
     assert found.pooled_prompt_embeds is not None  # FLUX.1 has them
-    lost = found.plans[0][0].dropped_tokens
+    return found.prompt_embeds, found.pooled_prompt_embeds, _unread(found.plans[0][0].dropped_tokens)
+
+
+def _unread(lost: int) -> tuple[str, ...]:
+    """A sentence about the end of a prompt that even a page has no room for."""
     remark = f"The last {lost} tokens of the prompt were not read: {LONGEST_TEXT} are the most."
-    return found.prompt_embeds, found.pooled_prompt_embeds, (remark,) if lost else ()
+    return (remark,) if lost else ()
 
 
 class _Watcher:
@@ -264,6 +316,21 @@ class _Watcher:
         preview = None if pipeline.interrupt else self._preview(pipeline, tensors["denoised"], index)
         self._tell("paint", index, (done, count), work, preview)
         return {}
+
+    def on_sketch_step(
+        self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
+        """A step of a Stable Diffusion pipeline, whose latents are too noisy to be shown."""
+        self.spend("stage 1")
+        pipeline._interrupt = self.should_stop()
+        done = step + 1
+        self._tell("paint", 0, (done, self.steps), self.work.encode + self.work.stages[0] * done / self.steps)
+        return {}
+
+    def on_sketch(self, picture: Image.Image) -> None:
+        """What it painted."""
+        self.spend("stage 1")
+        self._tell("paint", 0, (self.steps, self.steps), self._before(1), picture)
 
     def on_enlarge(self, index: int, done: int, tiles: int) -> bool:
         self.spend("enlarge")

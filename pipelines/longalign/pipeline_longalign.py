@@ -118,9 +118,14 @@ class LongAlignPipeline(StableDiffusionPipeline):
         )
 
     @property
+    def is_aligned(self) -> bool:
+        """Whether its weights were trained on prompts in segments."""
+        return bool(self._aligned) or self.adapter is not None
+
+    @property
     def note(self) -> str:
         """One sentence on what long prompts meet here."""
-        if self._aligned or self.adapter is not None:
+        if self.is_aligned:
             branch = "CLIP segments and T5" if self.adapter is not None else "CLIP segments"
             return f"LongAlign weights ({', '.join(self._aligned) or 'adapter'}) with {branch}"
         return "training-free segments: nothing is dropped, but these weights never trained on long prompts"

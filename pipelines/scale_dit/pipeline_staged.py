@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline
-from diffusers.image_processor import VaeImageProcessor
+from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 
 from pipelines.kernels.local_attention.op import BACKENDS
@@ -238,6 +238,7 @@ class StagedPipeline(DiffusionPipeline):
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
+        image: PipelineImageInput | None = None,
         prompt_embeds: torch.Tensor | None = None,
         pooled_prompt_embeds: torch.Tensor | None = None,
         output_type: str = "pil",
@@ -265,6 +266,8 @@ class StagedPipeline(DiffusionPipeline):
             num_images_per_prompt: pictures per prompt.
             generator: one, or a list with one per picture.
             latents: noise of the first stage, as `prepare_latents` makes it.
+            image: pictures that stand for the first stage, which is then not painted: each is brought to its
+                size, and the further stages enlarge it.
             prompt_embeds, pooled_prompt_embeds: instead of `prompt`, as `encode_prompt` returns them.
             output_type: "pil", "np", "pt" (floats in [0, 1], `[B, 3, H, W]`) or "latent" (in the
                 transformer's scale and shape).
@@ -313,10 +316,12 @@ class StagedPipeline(DiffusionPipeline):
         batch = count * num_images_per_prompt
         if isinstance(generator, list) and len(generator) != batch:
             raise ValueError(f"{len(generator)} generators were given for {batch} pictures")
+        first = None if image is None else self._read_pictures(image, batch, self.stages[0])
         noise = self.prepare_latents(batch, self.stages[0], generator, latents)
         self._interrupt = False
         self.attention_backend = "dense"
-        self._num_timesteps = num_inference_steps + high_res_steps * (len(self.stages) - 1)
+        first_steps = num_inference_steps if first is None else 0
+        self._num_timesteps = first_steps + high_res_steps * (len(self.stages) - 1)
         # 3. text
         negatives = None
         if self._takes_two_passes(scales):
@@ -336,7 +341,7 @@ class StagedPipeline(DiffusionPipeline):
             if callback_on_step_end is None:
                 return {}
             self.step_in_stage = index
-            before = self.stage_index and num_inference_steps + high_res_steps * (self.stage_index - 1)
+            before = self.stage_index and first_steps + high_res_steps * (self.stage_index - 1)
             chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
             return callback_on_step_end(self, before + index, timestep, chosen) or {}
 
@@ -356,7 +361,7 @@ class StagedPipeline(DiffusionPipeline):
         )
         with self.progress_bar(total=self._num_timesteps) as bar:
             self.stage_index = 0
-            z = loop.paint(noise, self.stages[0], num_inference_steps)
+            z = loop.paint(noise, self.stages[0], num_inference_steps) if first is None else first
             for index, stage in enumerate(self.stages[1:], start=1):
                 if self._interrupt:
                     break
@@ -368,6 +373,19 @@ class StagedPipeline(DiffusionPipeline):
         images: Any = [] if self._interrupt else self._decode(z, output_type, callback_on_tile)
         self.maybe_free_model_hooks()
         return ImageOutput(images=images, stages=self.stages) if return_dict else (images, self.stages)
+
+    def _read_pictures(self, image: PipelineImageInput, batch: int, stage: Stage) -> torch.Tensor:
+        """Latents of `batch` pictures at the size of a stage.
+
+        Raises:
+            ValueError: neither one picture nor as many as are painted.
+        """
+        pictures = self.image_processor.preprocess(image, stage.height, stage.width)
+        if len(pictures) not in (1, batch):
+            raise ValueError(f"{len(pictures)} pictures were given as image; it must be one, or {batch}")
+        means = encode_tiled(self.vae, pictures.to(self._execution_device))
+        assert means is not None  # nobody stops it
+        return self._from_vae_scale(means).expand(batch, -1, -1, -1)
 
     def _enlarge(
         self,

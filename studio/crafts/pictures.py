@@ -142,7 +142,10 @@ class PictureMaker:
         refusal = self._painter.check_size(width, height)
         if refusal:
             raise StudioError("bad_input", f"size: {refusal}")
-        cost = self._painter.forecast(card.folder, width, height, steps)
+        try:
+            cost = self._painter.forecast(card.folder, width, height, steps)
+        except ValueError as error:
+            raise StudioError("bad_input", f"size: {str(error).rstrip('.')}.") from error
         stages = tuple((int(stage[0]), int(stage[1])) for stage in cost.stages)
         return Forecast(cost.seconds, cost.memory_bytes, stages, cost.fits)
 

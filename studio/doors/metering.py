@@ -27,7 +27,7 @@ class PipelineMeters:
 
     def gauges(self, folder: Path, prompt: str) -> list[Gauge]:
         """See `Meters`."""
-        from pipelines.compose.painting import LONGEST_TEXT
+        from pipelines.compose.sketching import LONGEST_TEXT
 
         text = _as_painted(folder, prompt)
         starts = _sentence_starts(text)
@@ -37,8 +37,8 @@ class PipelineMeters:
             if not path.is_file():
                 continue
             encoder, limit = _encoder(folder / part)
-            # the stronger encoder of two reads the words, the other one sums them up
-            most = LONGEST_TEXT if encoder == "T5" and not found else 0
+            # the stronger encoder of two reads the words, the other one sums them up; alone it reads them
+            most = 0 if found else LONGEST_TEXT
             tokenizer = _tokenizer(path, path.stat().st_mtime_ns)
             found.append(_gauge(tokenizer, encoder, limit, text, starts, bool(found), most))
         return found

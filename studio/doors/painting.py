@@ -23,11 +23,11 @@ class PipelinePainter:
         if trained == folder:
             from pipelines.compass.support import enable_tenor
 
-            enable_tenor(model.pipeline)
+            enable_tenor(model.composer)
         elif trained is not None:
             from pipelines.compass.weights_compass import load_compass
 
-            load_compass(model.pipeline, trained)
+            load_compass(model.composer, trained)
         return model
 
     def paint(
@@ -47,7 +47,7 @@ class PipelinePainter:
         from pipelines.compose import painting
 
         if tenor is not None:
-            _switch_tenor(model.pipeline, tenor)
+            _switch_tenor(model.composer, tenor)
         try:
             result: PaintingResult = painting.paint(
                 model,
@@ -64,7 +64,7 @@ class PipelinePainter:
         finally:
             # the model stays loaded for requests that leave it as it was trained
             if tenor is False:
-                _switch_tenor(model.pipeline, True)
+                _switch_tenor(model.composer, True)
         return result
 
     def forecast(self, folder: Path, width: int, height: int, steps: int | None) -> CostForecast:

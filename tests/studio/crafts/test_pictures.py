@@ -169,7 +169,7 @@ def test_the_adapter_switches_tenor_for_one_picture(
     monkeypatch.setitem(sys.modules, "pipelines.compass.weights_compass", support)
     (tmp_path / place).mkdir(exist_ok=True)
     (tmp_path / place / "compass.json").write_text('{"tenor": true}')
-    door.load_model = lambda folder: SimpleNamespace(pipeline=pipe)  # type: ignore[method-assign, assignment]
+    door.load_model = lambda folder: SimpleNamespace(composer=pipe)  # type: ignore[method-assign, assignment]
 
     def paint(model: Any, **_: Any) -> Result:
         seen.append(pipe.tenor)

@@ -1,0 +1,102 @@
+"""First stages by Stable Diffusion: its UNet paints small, a Scale-DiT transformer beside it enlarges.
+
+The sketch is handed on as a picture, so the two need nothing in common but the world they were trained on.
+Free of torch until something is loaded: forecasts ask here too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from pipelines.scale_dit.stages import Stage
+
+SKETCHES = ("StableDiffusionPipeline", "LongAlignPipeline")
+GUIDANCE = 3.0
+CLIP_LIMIT = 77  # tokens
+LONGEST_TEXT = 4096  # tokens
+ENLARGER = "storybook-flux"  # the folder, beside that of an embedded model
+ALIGNED = "longalign"  # the folder of LongAlign's weights, inside that of the model
+
+
+def sketches(folder: Path) -> bool:
+    """Whether a folder is of the Stable Diffusion type."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(index, dict) and index.get("_class_name") in SKETCHES
+
+
+def enlarger_of(folder: Path) -> Path | None:
+    """The model that enlarges what this one paints; None where there is none: it then paints small only."""
+    beside = folder.parent / ENLARGER
+    return beside if folder.name.startswith("storybook") and beside.is_dir() else None
+
+
+def sketch_facts(folder: Path) -> tuple[int, int]:
+    """(side in px of the square that the UNet was trained on, bytes of its weights).
+
+    Raises:
+        ValueError: the folder can't be read.
+    """
+    try:
+        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        side = int(config["sample_size"]) * 8
+        size = sum(path.stat().st_size for path in (folder / "unet").glob("*.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is not a Stable Diffusion model folder ({error!r})") from error
+    return side, size
+
+
+def load_sketcher(folder: Path, dtype: torch.dtype, device: str) -> Any:
+    """A `LongAlignPipeline`: prompts of any length, with aligned weights where the folder has them."""
+    import torch
+
+    from pipelines.longalign.pipeline_longalign import LongAlignPipeline
+
+    pipeline = LongAlignPipeline.from_pretrained(folder, dtype=dtype).to(device)
+    if (folder / ALIGNED).is_dir():
+        pipeline.load_longalign(folder / ALIGNED)
+    pipeline.prompt_settings = replace(pipeline.prompt_settings, max_rows=LONGEST_TEXT, weights=False)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.vae.to(memory_format=torch.channels_last)
+    return pipeline
+
+
+def sketch(
+    pipeline: Any,
+    prompt: str,
+    stage: Stage,
+    steps: int,
+    generator: torch.Generator,
+    on_step: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]],
+) -> Image.Image | None:
+    """The first stage's picture; None when `on_step` stopped the pipeline.
+
+    What CLIP reads at once is encoded as in training; longer texts sentence by sentence, as all of them are
+    once the weights are aligned to that.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    texts: dict[str, Any] = {"prompt": prompt}
+    if not pipeline.is_aligned and len(pipeline.tokenizer(prompt, verbose=False).input_ids) <= CLIP_LIMIT:
+        stock = StableDiffusionPipeline.encode_prompt(pipeline, prompt, pipeline.device, 1, True)
+        texts = {"prompt_embeds": stock[0], "negative_prompt_embeds": stock[1]}
+    result = pipeline(
+        **texts,
+        height=stage.height,
+        width=stage.width,
+        num_inference_steps=steps,
+        guidance_scale=GUIDANCE,
+        generator=generator,
+        callback_on_step_end=on_step,
+    )
+    return None if pipeline.interrupt else result.images[0]
