@@ -130,7 +130,7 @@ def make_plan(
         settings[number - 1] = replace(settings.get(number - 1, ClipSettings()), seed=seed)
     overlap = request.overlap
     if overlap is None:  # the last clip of a loop meets two others
-        overlap = request.frames // (4 if request.is_loop else 2)
+        overlap = max(1, request.frames // 4) if request.is_loop else request.frames // 2
     return FilmPlan(
         prompts=(read[0],),
         negative_prompts=("",),

@@ -42,7 +42,8 @@ class VideoRequest(Request):
         width, height: Pixels, multiples of 16 from 64 to 1024. Default: None, the model's own.
         steps: Of each clip, 1 to 200. Default: None, the model's own.
         order: How clips continue: "chronological", or "mirror" (the end of one, reversed, begins the next).
-        overlap: Frames a clip shares with the one before, below `frames`. Default: None, 4 or half of them.
+        overlap: Frames a clip shares with the one before, below `frames`. Default: None, 4 or half of them
+            (a quarter in loops).
         is_loop: Whether the end leads back to the beginning.
         smooth: 2 or 4 puts frames in between; 1 does not.
         start: "picture:ID" or "upload:ID" of a picture to begin with. Default: None.
@@ -119,7 +120,10 @@ class VideoRequest(Request):
     @property
     def shared_frames(self) -> int:
         """Frames a clip shares with the one before."""
-        return min(4, self.frames // 2) if self.overlap is None else self.overlap
+        if self.overlap is not None:
+            return self.overlap
+        # the last clip of a loop meets two others, and something of it must be left to show
+        return min(4, max(1, self.frames // 4) if self.is_loop else self.frames // 2)
 
     @property
     def title(self) -> str:
