@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+DETAIL_ADAPTER = "scale-dit-lora"  # folder in a model folder: Scale-DiT's LoRA for the stages after the first
 PREVIEW_EVERY_S = 0.3
 PREVIEW_SHARE = 0.1  # of the time that previews may take, on slow machines
 PREVIEW_LATENTS = 32  # longest side of what a preview decodes, in latents
@@ -145,7 +146,9 @@ def load_model(folder: Path) -> LoadedModel:
         if sketches(folder):
             sketcher, staged = load_sketcher(folder, dtype, runtime.device), enlarger_of(folder)
         pipeline = None if staged is None else load_pipeline(staged, dtype=dtype).to(runtime.device)
-    if pipeline is not None:
+    if pipeline is not None and staged is not None:
+        if (staged / DETAIL_ADAPTER).is_dir():
+            pipeline.load_scale_dit_lora(staged / DETAIL_ADAPTER)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.vae.to(memory_format=torch.channels_last)
     # the words of its small world are known only for the embedded models

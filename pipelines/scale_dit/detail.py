@@ -7,7 +7,6 @@ blades of grass. Every figure is also taken of a plain enlargement of a 1024 px 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
@@ -169,6 +168,7 @@ def evaluate_detail(
     count: int,
     find: Callable[[Image.Image], Sequence[Box]] | None = None,
     side: int = SIDE,
+    show: Callable[[str, dict[str, Image.Image]], None] | None = None,
 ) -> dict[str, Detail]:
     """Figures of painted pictures, of plain enlargements, and of the drawings themselves.
 
@@ -178,6 +178,7 @@ def evaluate_detail(
         find: boxes of objects in a picture, relative to it. Default: none, so that some ground crops show
             objects.
         side: of the pictures; the textures are those of 4096 px.
+        show: called with each prompt and its pictures "enlarged", "painted" and "drawn".
     Returns:
         "painted", "enlarged" (a picture of a quarter of the side, enlarged) and "drawn" (the drawings
         against themselves: what the classifier and the seam meter say of pictures that are right).
@@ -185,10 +186,12 @@ def evaluate_detail(
     meters = {name: DetailMeter(classifier) for name in ("painted", "enlarged", "drawn")}
     for index, (scene, prompt) in enumerate(detail_scenes(count)):
         truth = Image.fromarray(draw_scene(scene, side, side))
-        pictures: dict[str, Any] = {
-            "painted": paint(prompt, side, index),
+        pictures = {
             "enlarged": enlarged(paint(prompt, side // 4, index), side),
+            "painted": paint(prompt, side, index),
         }
+        if show is not None:
+            show(prompt, {**pictures, "drawn": truth})
         for name, picture in pictures.items():
             meters[name].add(picture, truth, scene.place, () if find is None else find(picture))
         meters["drawn"].add(truth, truth, scene.place, [item.box for item in scene.objects])

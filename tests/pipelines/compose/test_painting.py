@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from pipelines.compose import painting
 from pipelines.compose.painting import Cancelled, load_model, paint
@@ -193,3 +195,21 @@ def test_previews_take_a_tenth_of_the_time_at_most(model, monkeypatch):
     assert 1 <= previews < steps
     longest = painted.seconds["preview"] / previews  # the last one may come at the very end
     assert painted.seconds["preview"] < 0.15 * sum(painted.seconds.values()) + 2 * longest
+
+
+def test_an_adapter_for_large_stages_in_the_folder_is_used(own_folder):
+    """It says nothing in the first stage, and something in the next."""
+    plain = load_model(own_folder)
+    small, large = (np.asarray(run(plain, **size).image) for size in ({"width": 64}, {}))
+    tensors = {}
+    for name, layer in plain.pipeline.transformer.named_modules():
+        if re.fullmatch(r"single_transformer_blocks\.\d+\.attn\.to_[qkv]", name):
+            tensors[f"transformer.{name}.lora_A.weight"] = torch.full((2, layer.in_features), 0.3)
+            tensors[f"transformer.{name}.lora_B.weight"] = torch.full((layer.out_features, 2), 0.3)
+    (own_folder / "scale-dit-lora").mkdir()
+    file = own_folder / "scale-dit-lora" / "pytorch_lora_weights.safetensors"
+    save_file(tensors, file, metadata={"scale_dit_scope": "all"})
+    model = load_model(own_folder)
+    assert model.pipeline.lora_routing.scope == "all"
+    assert np.array_equal(np.asarray(run(model, width=64).image), small)
+    assert not np.array_equal(np.asarray(run(model).image), large)

@@ -17,7 +17,7 @@ from pipelines.scale_dit.detail import (
     octave_energies,
     spectrum_factor,
 )
-from pipelines.scale_dit.evaluate_detail import figures
+from pipelines.scale_dit.evaluate_detail import CropSheet, compare_orders, figures
 from pipelines.scale_dit.seams import measure_seams
 from pipelines.scale_dit.texture import CROP, TextureClassifier, classify
 from pipelines.scale_dit.tiles import tile_starts
@@ -100,7 +100,12 @@ def test_drawings_pass_and_enlargements_do_not(classifier):
         scene = next(scene for scene, text in detail_scenes(2) if text == prompt)
         return Image.fromarray(draw_scene(scene, side, side))
 
-    details = evaluate_detail(paint, classifier, 2, side=1024)
+    sheet = CropSheet()
+    details = evaluate_detail(paint, classifier, 2, side=1024, show=sheet.add)
+    assert sheet.columns == ["enlarged", "painted", "drawn"] and sheet.sheet().size == (
+        3 * CROP,
+        20 + 2 * 276,
+    )
     assert details["painted"].spectrum == details["drawn"].spectrum == 1.0
     assert details["enlarged"].spectrum > 2.0 and details["enlarged"].octaves[0] < 0.5
     table = figures(details["painted"], 2)
@@ -112,3 +117,23 @@ def test_a_picture_and_its_drawing_have_one_size(classifier):
     small, large = (Image.fromarray(rng.integers(0, 255, (s, s, 3), dtype=np.uint8)) for s in (256, 512))
     with pytest.raises(ValueError, match="the picture is .3, 256, 256., its drawing .3, 512, 512."):
         DetailMeter(classifier).add(small, large, "meadow")
+
+
+def test_a_sheet_shows_the_same_place_of_every_version_pixel_for_pixel():
+    rng = np.random.default_rng(3)
+    versions = {
+        name: Image.fromarray(rng.integers(0, 255, (512, 512, 3), dtype=np.uint8))
+        for name in ("ours", "other")
+    }
+    sheet = CropSheet()
+    sheet.add("a red ball", versions)
+    shown = np.asarray(sheet.sheet())
+    for column, picture in enumerate(versions.values()):
+        cell = shown[20 : 20 + CROP, column * CROP : (column + 1) * CROP]
+        assert np.array_equal(cell, np.asarray(picture)[256:, 128 : 128 + CROP])
+
+
+def test_the_order_of_tokens_changes_nothing_but_rounding(pipeline):
+    table = compare_orders(pipeline, "a red ball", 640)  # 1,600 tokens: local attention
+    assert table["largest_difference"]["value"] <= 1 and table["mean_difference"]["value"] < 0.01
+    assert table["hilbert_seconds"]["value"] > 0 < table["raster_seconds"]["value"]
