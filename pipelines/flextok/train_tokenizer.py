@@ -21,7 +21,11 @@ from torch import nn
 from pipelines.flextok.flow_sampler import FlowOptions, add_noise
 from pipelines.flextok.measures import STOPS
 from pipelines.flextok.pipeline_flextok import FlexTokPipeline
-from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
+from pipelines.flextok.transformer_flextok import (
+    LEARNED_STD,
+    FlexTokDecoderModel,
+    FlexTokEncoderModel,
+)
 from pipelines.storybook.dataset import sample_rng, to_tensor
 from pipelines.storybook.detector import StorybookEyes
 from pipelines.storybook.draw import draw_scene
@@ -32,13 +36,15 @@ from pipelines.training.loop import LoopConfig, runtime_device
 
 SIZES: dict[str, Any] = {
     "in_channels": 16, "patch_size": (2, 2), "dim": 192, "head_dim": 64, "grid": (GRID, GRID),
-    "num_registers": 256, "levels": (8, 5, 5, 5),
+    "num_registers": 256, "levels": (8, 5, 5, 5), "posemb_type": "learnable_sum",
 }  # fmt: skip
 ENCODER: dict[str, Any] = {**SIZES, "depth": 4}
 DECODER: dict[str, Any] = {**SIZES, "depth": 6, "max_timestep": 20.0}
 FEATURES = 128  # channels of the eyes at 16 px
 NULL_SHARE = 0.1
-TIME_SHIFT = 0.5  # towards noise, where the tokens are needed
+EARLY, EARLY_SHARE = 0.15, 0.4  # so many samples lie this close to pure noise: only the tokens tell them
+TIME_SPREAD = 1.4
+TIME_SHIFT = 1.0  # towards noise, where the tokens are needed
 EASY = SceneMix(counts=(0.8, 0.17, 0.03), sized=0.6)
 SHOWN_STOPS = (1, 4, 16, 64, 256)
 HELD_OUT_SEED = 9_000
@@ -62,11 +68,48 @@ class TokenizerPair(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.decoder = FlexTokEncoderModel(**ENCODER), FlexTokDecoderModel(**DECODER)
+        start_at_places(self.encoder, self.decoder)
         width = DECODER["dim"]
         self.repa = nn.Sequential(
             nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width), nn.SiLU(),
             nn.Linear(2 * width, FEATURES),
         )  # fmt: skip
+
+
+@torch.no_grad()
+def start_at_places(encoder: FlexTokEncoderModel, decoder: FlexTokDecoderModel) -> None:
+    """Give every token a place of its own to look at, or all of them learn the same.
+
+    Tokens start as the positions of patches, near and far ones in turn, and keys as queries do, so that what
+    lies at one place finds each other.
+    """
+    patches = encoder.module_dict["enc_posemb_module"]
+    seen = decoder.module_dict["dec_patches_posemb_module"]
+    seen.posembs.copy_(patches.posembs)
+    registers = encoder.module_dict["enc_register_module"].registers
+    table = patches.table((GRID, GRID))[0]  # [dim, 8, 8]
+    places = torch.stack([table[:, row, column] for row, column in scattered_places(len(registers))])
+    # tokens that share a place would learn the same, too: each round over the places has a mark of its own
+    rounds = torch.randn(-(-len(places) // GRID**2), places.shape[1]) * LEARNED_STD
+    places = places + rounds.repeat_interleave(GRID**2, 0)[: len(places)]
+    registers.copy_(places + 0.1 * torch.randn_like(places))
+    told = decoder.module_dict["dec_registers_posemb_module"].posembs  # [1, 1, dim, 256]
+    told.copy_((places + 0.1 * torch.randn_like(places)).T)
+    for trunk in (encoder.module_dict["enc_transformer"], decoder.module_dict["dec_transformer"]):
+        for block in trunk.blocks:
+            block.attn.wk.weight.copy_(block.attn.wq.weight)
+
+
+def scattered_places(count: int) -> list[tuple[int, int]]:
+    """Cells (row, column) of the grid, any first n of them spread evenly; then all over again."""
+    bits = (GRID * GRID).bit_length() - 1
+    out = []
+    for index in range(count):
+        turned = int(f"{index % (GRID * GRID):0{bits}b}"[::-1], 2)
+        row = sum(((turned >> (2 * bit + 1)) & 1) << bit for bit in range(bits // 2))
+        column = sum(((turned >> (2 * bit)) & 1) << bit for bit in range(bits // 2))
+        out.append((row, column))
+    return out
 
 
 def token_count(batch_index: int, seed: int, most: int) -> int:
@@ -118,6 +161,7 @@ class TokenizerTask:
     def __init__(
         self, parts: Path, eyes: Path, cache: Path, size: int = 10_000, seed: int = 51,
         repa_weight: float = 0.5, object_weight: float = 2.0,
+        spread_weight: float = 0.5,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
         self.model: nn.Module = TokenizerPair()
@@ -129,6 +173,7 @@ class TokenizerTask:
         seer = StorybookEyes.from_pretrained(eyes).to(device).eval().requires_grad_(False)
         self.stream = FeatureStream(LatentStream(self.vae, cache, size, EASY, seed), seer, cache)
         self.seed, self.repa_weight, self.object_weight = seed, repa_weight, object_weight
+        self.spread_weight = spread_weight
 
     def starting_weights(self, folder: Path) -> dict[str, torch.Tensor]:
         """Weights to start from: those of a published folder, and what it lacks as it is."""
@@ -141,13 +186,16 @@ class TokenizerTask:
         latents, features, scenes = self.stream.batch(first_sample, batch)
         generator = torch.Generator().manual_seed(first_sample)
         noise = torch.randn(latents.shape, generator=generator)
-        t = torch.sigmoid(torch.randn(batch, generator=generator) + TIME_SHIFT)
+        t = torch.sigmoid(TIME_SPREAD * torch.randn(batch, generator=generator) + TIME_SHIFT)
+        early = torch.rand(batch, generator=generator) < EARLY_SHARE
+        t = torch.where(early, 1 - EARLY * torch.rand(batch, generator=generator), t)
         empty = (torch.rand(batch, generator=generator) < NULL_SHARE).tolist()
         device, _ = runtime_device()
         noisy, target = add_noise(latents, noise, t).to(device), (noise - latents).to(device)
         encoder, decoder = self.model.encoder, self.model.decoder
         count = token_count(first_sample // batch, self.seed, encoder.config.num_registers)
-        codes, _ = encoder.quantizer.quantize(encoder(latents.to(device), count))
+        z = encoder(latents.to(device), count)
+        codes, _ = encoder.quantizer.quantize(z)
         condition = decoder.condition(codes, [count] * batch, empty)
         velocity, seen = decoder(noisy, condition, t.to(device), return_features=True)
         error = (velocity - target).square().mean(1)
@@ -161,7 +209,9 @@ class TokenizerTask:
             "repa": float(alignment.detach()),
             f"k{octave}": float(flow.detach()),
         }
-        return flow + self.repa_weight * alignment, figures
+        alike = unused_codes(z)
+        figures["spread"] = float(alike.detach())
+        return flow + self.repa_weight * alignment + self.spread_weight * alike, figures
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
         pictures = to_tensor(held_out_drawings(8))
@@ -183,6 +233,17 @@ class TokenizerTask:
         pixels = ((sheet + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(folder / "sheet.png")
         return metrics
+
+
+def unused_codes(z: torch.Tensor) -> torch.Tensor:
+    """How little quantiser inputs `[B, k, n]` differ over a batch, and how far they are saturated.
+
+    Without it all inputs drift into the corners of the quantiser, where nothing has a slope, and a handful
+    of codes is left.
+    """
+    z = z.float()
+    alike = F.relu(0.6 - (z.tanh().var(0) + 1e-4).sqrt()).mean()
+    return alike + F.relu(z.abs() - 2).square().mean()
 
 
 def encoder_codes(model: nn.Module) -> int:

@@ -25,7 +25,7 @@ from pipelines.training.short_attention import ShortAttention
 
 WINDOWS = 4
 TEACHER_STEPS = 4  # of each window
-GUIDANCE = 3.0
+GUIDANCE = 5.0  # what the teacher is best at, by the eyes (docs/storybook_log.md)
 RANK = 32
 LAYERS = (
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from pipelines.shared_vae import open_vae
 from pipelines.storybook.dataset import sample_rng, to_tensor
 from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.scene import Scene, SceneMix, sample_scene
@@ -24,7 +25,7 @@ from pipelines.training.loop import runtime_device
 TILE = 128  # pixels of every training picture
 GRID = TILE // 16
 STREAM_SEED = 41
-MIX = SceneMix(counts=(0.7, 0.26, 0.04), sized=0.6)  # mostly single objects: shapes are learned from them
+MIX = SceneMix(counts=(0.55, 0.4, 0.05), sized=0.6)  # single objects teach shapes, pairs how they stand
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,8 @@ def encode(vae: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
 
 def load_autoencoder(parts: Path) -> Any:
     """The frozen `AutoencoderKL` of a model folder, in the run's dtype on its device."""
-    from diffusers import AutoencoderKL
-
     device, dtype = runtime_device()
-    vae = AutoencoderKL.from_pretrained(parts / "vae")
-    return vae.to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return open_vae(parts).to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def whole_drawings(vae: nn.Module, cache: Path, size: int = 40_000) -> LatentStream:
