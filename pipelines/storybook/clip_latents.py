@@ -5,6 +5,7 @@ Most samples are drawn clips; some are pseudo-videos: a still drawing under a ca
 """
 
 import argparse
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ PSEUDO_SHARE = 0.08
 STILL_SIZE = 2 * TILE  # side of the drawings that pseudo-videos look at
 STREAM_SIZE = 16_000
 ENCODED_AT_ONCE = 16
+NAMED_BY = 8  # first samples of a stream, which name its file
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class ClipStream:
 
     Args:
         vae: frozen autoencoder (posterior means are kept).
-        folder: where the file lies; it is tied to the autoencoder by the caller's choice of folder.
+        folder: where the file lies; it is tied to the autoencoder by the caller's choice of folder, and to
+            the clips by its name.
         size: number of different samples; sample i of the run uses slot i modulo `size`.
         num_frames: frames of every clip.
         mix: what the clips are made of.
@@ -65,7 +68,10 @@ class ClipStream:
         self.vae, self.size, self.num_frames, self.seed = vae, size, num_frames, seed
         self.mix = mix or ClipMix()
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"clips_{seed}_{size}_{num_frames}.npy"
+        # latents that were drawn by another recipe must not meet the captions of this one
+        shown = repr([self.entry(slot) for slot in range(NAMED_BY)]).encode()
+        name = f"clips_{seed}_{size}_{num_frames}_{hashlib.sha256(shown).hexdigest()[:8]}"
+        path = folder / f"{name}.npy"
         shape = (size, num_frames, 16, TILE // 8, TILE // 8)
         mode = "r+" if path.exists() else "w+"
         self._file = np.lib.format.open_memmap(

@@ -17,6 +17,7 @@ from pipelines.storybook.scene import (
     Scene,
     SceneMix,
     SceneObject,
+    has_held_out,
     sample_scene,
 )
 from pipelines.storybook.vocabulary import PLACE_PHRASES
@@ -25,6 +26,9 @@ MOTIONS = ("still", "drift", "fall", "bounce", "turn", "grow")
 CAMERAS = ("still", "pan", "zoom")
 STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MARGIN = 0.015  # objects keep this far from the edge of the picture
+# a film of four clips shows 2.7 times the way of one: at this pace most objects can go on through it
+SLOW_WAYS = (0.07, 0.2)
+WAYS = (0.35, 0.85)  # of the others, as shares of the room there is
 CHECKED = tuple(index / 8 for index in range(9))  # moments at which a clip's layout is looked at
 
 
@@ -128,12 +132,14 @@ class ClipMix:
         motions: weights of the kinds of motion of a clip's moving object, in the order of `MOTIONS`.
         cameras: weights of the kinds of camera, in the order of `CAMERAS`; it moves over still objects only.
         second_moves: share of further objects that move too.
+        slow_drifts: share of drifts that go slowly, at most 0.2 in a clip, mostly with room ahead.
     """
 
     scenes: SceneMix = SceneMix(counts=(0.75, 0.22, 0.03), groups=0.0)
     motions: tuple[float, ...] = (0.08, 0.42, 0.12, 0.12, 0.1, 0.16)
     cameras: tuple[float, ...] = (0.82, 0.09, 0.09)
     second_moves: float = 0.25
+    slow_drifts: float = 0.5
 
 
 def sample_clip(rng: Random, mix: ClipMix | None = None) -> Clip:
@@ -147,8 +153,15 @@ def sample_clip(rng: Random, mix: ClipMix | None = None) -> Clip:
                 clip = Clip(scene, (Motion(),) * len(scene.objects), _sample_camera(rng, scene, kind))
             else:
                 clip = _sample_motions(rng, scene, mix)
-            if clip_fits(clip):
+            if clip_fits(clip) and _keeps_split(clip, mix.scenes.held_out):
                 return clip
+
+
+def _keeps_split(clip: Clip, held_out: bool) -> bool:
+    """Whether a clip is of one side of the held-out split: objects that move come into new relations."""
+    if held_out:
+        return has_held_out(clip.scene)
+    return not any(has_held_out(clip.at(t)[0]) for t in CHECKED)
 
 
 def _sample_motions(rng: Random, scene: Scene, mix: ClipMix) -> Clip:
@@ -157,21 +170,26 @@ def _sample_motions(rng: Random, scene: Scene, mix: ClipMix) -> Clip:
     for index, item in enumerate(scene.objects):
         moves = index == lead or rng.random() < mix.second_moves
         kind = rng.choices(MOTIONS, mix.motions)[0] if moves else "still"
-        item, motion = _sample_motion(rng, scene, item, kind)
+        item, motion = _sample_motion(rng, scene, item, kind, mix.slow_drifts)
         objects.append(item)
         motions.append(motion)
     return Clip(replace(scene, objects=tuple(objects)), tuple(motions))
 
 
-def _sample_motion(rng: Random, scene: Scene, item: SceneObject, kind: str) -> tuple[SceneObject, Motion]:
+def _sample_motion(
+    rng: Random, scene: Scene, item: SceneObject, kind: str, slow_drifts: float
+) -> tuple[SceneObject, Motion]:
     """A motion, and the object at the place where it begins."""
     half_width, half_height = (extent * item.scale + MARGIN for extent in EXTENTS[item.kind])
     if kind == "drift":
         sideways = item.kind not in AIRBORNE or rng.random() < 0.7
         direction = rng.choice(("left", "right") if sideways else ("up", "down"))
         room = scene.width - 2 * half_width if sideways else scene.height - 2 * half_height
-        way = rng.uniform(0.35, 0.85) * room
+        is_slow = rng.random() < slow_drifts
+        way = min(rng.uniform(*SLOW_WAYS), WAYS[1] * room) if is_slow else rng.uniform(*WAYS) * room
         begin = rng.uniform(0, room - way)
+        if is_slow:
+            begin = min(begin, rng.uniform(0, room - way))
         if direction in ("left", "up"):
             begin = room - begin
         if sideways:
@@ -249,12 +267,12 @@ _VERBS = {
 
 
 def motion_phrase(motion: Motion, rng: Random) -> str:
-    """What an object does, for instance "moves to the left"."""
+    """What an object does, for instance "moves to the left"; a slow drift is always called so."""
     verb = rng.choice(_VERBS[motion.kind][: 1 if motion.kind == "still" else None])
     if motion.kind == "turn":
         return f"{verb} to the {motion.direction}" if rng.random() < 0.7 else verb
     if motion.kind == "drift":
-        slowly = " slowly" if motion.amount < 0.3 and rng.random() < 0.5 else ""
+        slowly = " slowly" if motion.amount <= SLOW_WAYS[1] else ""
         where = f"to the {motion.direction}" if motion.direction in ("left", "right") else motion.direction
         return f"{verb}{slowly} {where}"
     return verb

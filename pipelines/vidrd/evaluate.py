@@ -6,8 +6,10 @@
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,13 +31,17 @@ FIRST_SEED = 5000
 # what an asked motion must do to the object's box: (share of the picture's side, along which axis)
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "down": (1, 1), "up": (-1, 1)}
 VERBS = (
-    ("moves to the left", "left"),
-    ("moves to the right", "right"),
+    ("moves slowly to the left", "left"),
+    ("moves slowly to the right", "right"),
     ("falls", "down"),
     ("grows", "larger"),
 )
+# what falls comes to the ground and what grows fills the picture long before a film of four clips ends
+ONCE = ("down", "larger")
 LEAST_WAY = 0.03  # of the picture's side
 LEAST_GROWTH = 1.15  # of the box's area
+MOST_SETBACK = 0.5  # of the whole way, for what happens once in a film
+JUDGED = "films 2"  # named anew when prompts or verdicts change, so that earlier answers don't count
 # how clips go on from each other; None: not at all
 SYSTEMS: dict[str, Handover | None] = {
     "chronological": Handover(),
@@ -56,7 +62,7 @@ class AskedMotion:
 
 
 def motion_prompts(count: int, held_out: bool, seed: int = 73) -> Iterator[AskedMotion]:
-    """`a red cat moves to the left in a meadow`, from one side of the held-out split."""
+    """`a red cat moves slowly to the left in a meadow`, from one side of the held-out split."""
     rng = Random(f"{seed}/{held_out}")
     while count:
         colour, kind = rng.choice(COLOURS), rng.choice(KINDS)
@@ -100,23 +106,52 @@ def judge_film(clips: Sequence[Sequence[Image.Image]], asked: AskedMotion, judge
 
     Returns:
         "identity": in every clip the asked kind and colour is seen in at least half of the frames;
-        "direction": most clips in which it is seen move as asked (None: it is never seen long enough); and
-        the figures of `MotionReport`.
+        "direction": the object moves as asked (`film_moves_as_asked`); and the figures of `MotionReport`.
     """
     from pipelines.storybook.detector import detect
 
-    kept, moves = [], []
+    kept, tracks = [], []
     for clip in clips:
         boxes = []
         for seen in detect(judge, list(clip)):
             found = [item for item in seen.objects if (item.kind, item.colour) == (asked.kind, asked.colour)]
             boxes.append(max(found, key=lambda item: item.score).box if found else None)
-        visible = [box for box in boxes if box is not None]
-        kept.append(2 * len(visible) >= len(boxes))
-        if len(visible) >= 2:
-            moves.append(moves_as_asked(visible[0], visible[-1], asked.motion))
-    direction = 2 * sum(moves) > len(moves) if moves else None
+        tracks.append([box for box in boxes if box is not None])
+        kept.append(2 * len(tracks[-1]) >= len(boxes))
+    direction = film_moves_as_asked(tracks, asked.motion)
     return {"identity": all(kept), "direction": direction, **asdict(measure_motion(clips))}
+
+
+def film_moves_as_asked(tracks: Sequence[Sequence[Sequence[float]]], motion: str) -> bool | None:
+    """Whether an object went the asked way through a film; None: it is not seen long enough.
+
+    A motion that goes on is asked of most clips, each from where the one before left the object. One that
+    happens once is asked of the whole film, in which it may not be taken back. Clips that begin anew at every
+    border can't win either way.
+
+    Args:
+        tracks: clip by clip, boxes (left, top, right, bottom; 0 to 1) of the object where it is seen.
+        motion: as in `AskedMotion`.
+    """
+    track = [box for clip in tracks for box in clip]
+    if len(track) < 2:
+        return None
+    if motion in ONCE:
+        progress = [_progress(box, motion) for box in track]
+        setback = max(max(progress[: index + 1]) - value for index, value in enumerate(progress))
+        whole = progress[-1] - progress[0]
+        return moves_as_asked(track[0], track[-1], motion) and setback <= MOST_SETBACK * whole
+    seen = [clip for clip in tracks if clip]
+    stations = [*seen[0][:-1][:1], *(clip[-1] for clip in seen)]  # where it begins, and every clip's end
+    moves = [moves_as_asked(*pair, motion) for pair in pairwise(stations)]
+    return 2 * sum(moves) > len(moves)
+
+
+def _progress(box: Sequence[float], motion: str) -> float:
+    """How far it has come: down the picture, or in growth (logarithm of its area)."""
+    if motion == "larger":
+        return math.log(max((box[2] - box[0]) * (box[3] - box[1]), 1e-6))
+    return (box[1] + box[3]) / 2
 
 
 def moves_as_asked(first: Sequence[float], last: Sequence[float], motion: str) -> bool:
@@ -208,7 +243,7 @@ def _films(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
     from pipelines.storybook.detector import StorybookJudge
 
     judge = StorybookJudge.from_pretrained(options.judge).eval()
-    key = weights_key(options.folder, options.judge, extra=f"{options.steps}/{options.guidance}")
+    key = weights_key(options.folder, options.judge, extra=f"{JUDGED}/{options.steps}/{options.guidance}")
     return evaluate_films(
         pipeline, judge, options.n, options.cache, key, options.steps, options.guidance, options.sheet
     )

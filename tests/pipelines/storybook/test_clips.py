@@ -13,6 +13,7 @@ from pipelines.storybook.clip_latents import PSEUDO_SHARE, ClipStream, moving_bo
 from pipelines.storybook.clips import (
     CAMERAS,
     MOTIONS,
+    SLOW_WAYS,
     Camera,
     Clip,
     ClipMix,
@@ -93,8 +94,26 @@ def test_sampled_clips_stay_in_the_picture_and_apart(clips):
     assert min(sides["left"], sides["right"]) > 0.6 * max(sides["left"], sides["right"])
 
 
+def test_half_of_the_drifts_leave_room_for_a_film_of_four_clips(clips):
+    ways = [motion.amount for clip in clips for motion in clip.motions if motion.kind == "drift"]
+    slow = [way for way in ways if way <= SLOW_WAYS[1]]
+    assert min(ways) >= SLOW_WAYS[0] and max(ways) > 0.5
+    assert 0.4 < len(slow) / len(ways) < 0.65
+    # 20 frames are shown, 8 of them in the first clip: most slow ones still have that room before them
+    going = [(clip, index) for clip in clips for index, motion in enumerate(clip.motions)
+             if motion.kind == "drift" and motion.amount <= SLOW_WAYS[1]]  # fmt: skip
+    inside = []
+    for clip, index in going:
+        box = replace(clip, camera=Camera()).boxes(19 / 7)[index]
+        inside.append(min(box) >= 0 and max(box) <= 1)
+    assert sum(inside) > 0.6 * len(inside)
+    hurried = [sample_clip(Random(seed), ClipMix(slow_drifts=0.0)) for seed in range(40)]
+    drifts = [motion for clip in hurried for motion in clip.motions if motion.kind == "drift"]
+    assert sum(drift.amount <= SLOW_WAYS[1] for drift in drifts) < 0.3 * len(drifts)
+
+
 def test_clips_keep_the_held_out_split(clips):
-    assert not any(has_held_out(clip.scene) for clip in clips)
+    assert not any(has_held_out(clip.at(t)[0]) for clip in clips for t in (0.0, 0.5, 1.0))
     rng = Random(5)
     mix = ClipMix(replace(SceneMix(groups=0.0), held_out=True))
     assert all(has_held_out(sample_clip(rng, mix).scene) for _ in range(10))
@@ -125,7 +144,9 @@ def test_phrases():
     assert camera_phrase(Camera("pan", "left")) == "the camera pans to the left"
     assert camera_phrase(Camera("zoom", "away")) == "the camera zooms away" and camera_phrase(Camera()) == ""
     phrases = {motion_phrase(Motion("drift", "left", 0.2), rng) for _ in range(40)}
-    assert phrases == {f"{verb}{how} to the left" for verb in ("moves", "drifts") for how in ("", " slowly")}
+    assert phrases == {"moves slowly to the left", "drifts slowly to the left"}
+    phrases = {motion_phrase(Motion("drift", "left", 0.3), rng) for _ in range(40)}
+    assert phrases == {"moves to the left", "drifts to the left"}
     assert motion_phrase(Motion("drift", "up", 0.5), rng) in ("moves up", "drifts up")
     assert {motion_phrase(Motion("turn", "right", 1.0), rng) for _ in range(40)} == {
         "turns",
@@ -231,6 +252,13 @@ def test_the_stream_is_seeded_and_encodes_each_clip_once(tmp_path):
         ).max()
         < 2e-3
     )
+
+
+def test_latents_of_other_clips_are_not_taken_for_these(tmp_path):
+    ClipStream(TinyVAE(), tmp_path, size=2, num_frames=2).batch(0, 1)
+    other = TinyVAE()
+    ClipStream(other, tmp_path, size=2, num_frames=2, mix=ClipMix(slow_drifts=0.9)).batch(0, 1)
+    assert other.calls == 2 and len(list(tmp_path.glob("clips_61_2_2_*.npy"))) == 2
 
 
 def test_some_of_the_stream_is_pseudo_video(tmp_path):

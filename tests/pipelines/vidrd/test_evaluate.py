@@ -55,6 +55,8 @@ def test_prompts_ask_for_motion_from_one_side_of_the_split():
         assert all(is_held_out_pair(a.colour, a.kind) == held_out for a in asked)
         assert all(unknown_words(a.text) == [] and a.kind in a.text and a.colour in a.text for a in asked)
         assert asked == list(motion_prompts(12, held_out))
+        sideways = [a.text for a in asked if a.motion in ("left", "right")]
+        assert sideways and all(" moves slowly to the " in text for text in sideways)
 
 
 def stub_judge(monkeypatch, objects_of):
@@ -70,7 +72,7 @@ def clip_of(*marks):
     return [Image.new("RGB", (32, 32), (mark, 0, 0)) for mark in marks]
 
 
-def test_identity_needs_every_clip_and_direction_most_of_them(monkeypatch):
+def test_identity_needs_every_clip_and_direction_the_whole_film(monkeypatch):
     def objects(mark):
         if mark == 0:
             return ()
@@ -87,6 +89,48 @@ def test_identity_needs_every_clip_and_direction_most_of_them(monkeypatch):
     assert never["direction"] is None and not never["identity"]
     blue = judge_film([clip_of(10, 20)], replace(BALL, colour="blue"), None)
     assert not blue["identity"]
+
+
+def way(*places):
+    return [box(place, 0.4) for place in places]
+
+
+def drop(*places):
+    return [box(0.4, place) for place in places]
+
+
+def swell(*sides):
+    return [box(0.4, 0.4, side) for side in sides]
+
+
+@pytest.mark.parametrize(
+    ("tracks", "motion", "verdict"),
+    [
+        # slowly through the whole film, four new frames a clip
+        ([way(0.1, 0.15, 0.2), way(0.24, 0.27), way(0.3, 0.33), way(0.36, 0.4)], "right", True),
+        # it comes to the edge in the last clip
+        ([way(0.5, 0.55, 0.6), way(0.64, 0.67), way(0.7, 0.75), way(0.75, 0.75)], "right", True),
+        # right in every clip, but each begins where it likes: the object gets nowhere
+        ([way(0.5, 0.6), way(0.4, 0.5), way(0.3, 0.4), way(0.1, 0.2)], "right", False),
+        # there and back, as films of the mirror order go
+        ([way(0.1, 0.3), way(0.3, 0.1), way(0.1, 0.3), way(0.3, 0.1)], "right", False),
+        # it fell in the first clip and lies there: what happens once is asked once
+        ([drop(0.1, 0.2, 0.5), drop(0.5, 0.5), drop(0.51, 0.5), drop(0.5, 0.49)], "down", True),
+        ([drop(0.1, 0.5), drop(0.1, 0.5), drop(0.1, 0.5), drop(0.1, 0.5)], "down", False),  # over and over
+        ([drop(0.1, 0.5), drop(0.5, 0.1), drop(0.1, 0.5)], "down", False),  # up again
+        ([drop(0.1, 0.2, 0.3), drop(0.25, 0.35), drop(0.4, 0.5)], "down", True),  # a small hop
+        ([drop(0.1), drop(0.5)], "down", True),
+        ([swell(0.2, 0.25), swell(0.3, 0.4), swell(0.4, 0.4)], "larger", True),
+        ([swell(0.2, 0.3), swell(0.2, 0.3)], "larger", False),
+        ([swell(0.2, 0.2), swell(0.2, 0.2)], "larger", False),
+        # seen once in the first clip, not at all in the second
+        ([way(0.1), [], way(0.2, 0.3)], "right", True),
+        ([way(0.1), [], []], "right", None),
+        ([[], []], "down", None),
+    ],
+)
+def test_the_motion_of_a_film(tracks, motion, verdict):
+    assert evaluate.film_moves_as_asked(tracks, motion) is verdict
 
 
 def test_a_summary_counts_the_undecided_as_wrong():
