@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from pipelines.compose.few_steps import HIGH_RES_STEPS as FEW_HIGH_RES_STEPS
+from pipelines.compose.few_steps import is_quick
 from pipelines.compose.sketching import enlarger_of, sketch_facts, sketches
 from pipelines.runtime import available_bytes
 from pipelines.scale_dit.stages import DENSE_LIMIT, Stage, plan_stages
@@ -83,10 +85,10 @@ def count_work(folder: Path, width: int, height: int, steps: int) -> tuple[tuple
         step = stage.tokens * (2 * per_token + 4 * channels * keys * layers)
         if index:  # the stage before is decoded, enlarged and encoded again
             resizes.append(decode_work(stages[index - 1]) + decode_work(stage) / 2)
-            flop.append(step * HIGH_RES_STEPS + 2 * per_token * guide)
+            flop.append(step * high_res_steps(folder, steps) + 2 * per_token * guide)
         else:
             resizes.append(0.0)
-            flop.append(step * steps * 2)
+            flop.append(step * steps * (1 if is_quick(folder, steps) else 2))
     return stages, Work(2e9, tuple(resizes), tuple(flop), decode_work(stages[-1]))
 
 
@@ -102,11 +104,16 @@ def _count_sketched(folder: Path, width: int, height: int, steps: int) -> tuple[
             )
         work = Work(2e9, (0.0,), (0.0,), decode_work(stages[0]))
     else:
-        stages, work = count_work(enlarger, width, height, steps)
+        stages, work = count_work(enlarger, width, height, DEFAULT_STEPS)
     # most weights of a UNet work one level down, on a quarter of the latents; two bytes each, two passes
     latents = stages[0].height * stages[0].width / 64
     first = 2 * steps * unet_bytes * latents / 4
     return stages, replace(work, stages=(first, *work.stages[1:]))
+
+
+def high_res_steps(folder: Path, steps: int) -> int:
+    """Steps of each stage after the first."""
+    return FEW_HIGH_RES_STEPS if is_quick(folder, steps) else HIGH_RES_STEPS
 
 
 def decode_work(stage: Stage) -> float:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.compose.few_steps import is_quick, load_quick
 from pipelines.compose.forecast import (
     DEFAULT_STEPS,
-    HIGH_RES_STEPS,
     Forecast,
     Work,
     count_work,
     forecast,
+    high_res_steps,
     learn_speed,
 )
 from pipelines.compose.sketching import LONGEST_TEXT, enlarger_of, load_sketcher, sketch, sketches
@@ -103,10 +104,12 @@ class LoadedModel:
     Attributes:
         pipeline: paints from nothing, or enlarges what `sketcher` painted; None where nothing enlarges it.
         sketcher: a Stable Diffusion pipeline that paints the first stage, or None.
+        quick: a transformer that paints the first stage in a few steps, or None.
     """
 
     pipeline: Any
     sketcher: Any
+    quick: Any
     folder: Path
     device: str
     dtype: str
@@ -140,7 +143,7 @@ def load_model(folder: Path) -> LoadedModel:
     from pipelines.loading import load_pipeline
 
     runtime, folder = choose_runtime(), Path(folder)
-    dtype, sketcher = getattr(torch, runtime.dtype), None
+    dtype, sketcher, quick = getattr(torch, runtime.dtype), None, None
     staged: Path | None = folder
     with quiet_loading():
         if sketches(folder):
@@ -151,9 +154,12 @@ def load_model(folder: Path) -> LoadedModel:
             pipeline.load_scale_dit_lora(staged / DETAIL_ADAPTER)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.vae.to(memory_format=torch.channels_last)
+        if sketcher is None:
+            with quiet_loading():
+                quick = load_quick(pipeline, staged)
     # the words of its small world are known only for the embedded models
     is_storybook = folder.name.startswith("storybook")
-    return LoadedModel(pipeline, sketcher, folder, runtime.device, runtime.dtype, is_storybook)
+    return LoadedModel(pipeline, sketcher, quick, folder, runtime.device, runtime.dtype, is_storybook)
 
 
 def paint(
@@ -178,7 +184,7 @@ def paint(
 
     steps = DEFAULT_STEPS if steps is None else steps
     stages, work = count_work(model.folder, width, height, steps)
-    watcher = _Watcher(stages, work, steps, on_progress, should_stop)
+    watcher = _Watcher(stages, work, (steps, high_res_steps(model.folder, steps)), on_progress, should_stop)
     text, warnings = understood(prompt) if model.is_storybook else (prompt, ())
     watcher.begin()
     generator = torch.Generator().manual_seed(seed)
@@ -192,7 +198,12 @@ def paint(
         watcher.on_sketch(image)
         unread = _unread(sum(plans[0].dropped_tokens for plans in model.sketcher.plans))
     if image is None or len(stages) > 1:
-        image, left_out = _paint_stages(model.pipeline, text, image, stages[-1], steps, generator, watcher)
+        begins: dict[str, Any] = {}
+        if image is not None:
+            begins = {"image": image}
+        elif is_quick(model.folder, steps):
+            begins = {"first_transformer": model.quick, "guidance_scale": 1.0}
+        image, left_out = _paint_stages(model.pipeline, text, begins, stages[-1], generator, watcher)
         unread, backend = unread or left_out, model.pipeline.attention_backend
     if model.sketcher is None:  # how fast a UNet is says nothing of the stages
         learn_speed(work, sum(watcher.seconds.values()) - watcher.seconds.get("preview", 0.0))
@@ -211,27 +222,28 @@ def paint(
 def _paint_stages(
     pipeline: Any,
     text: str,
-    sketched: Image.Image | None,
+    begins: dict[str, Any],
     size: Stage,
-    steps: int,
     generator: torch.Generator,
     watcher: _Watcher,
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """The picture, from nothing or from a first stage, and a sentence about words that were not read.
+    """The picture, and a sentence about words that were not read.
 
+    Args:
+        begins: arguments of the pipeline that tell how the first stage comes about.
     Raises:
         Cancelled: the watcher asked to stop.
     """
     states, pooled, unread = read_text(pipeline, text)
     watcher.spend("encode")
     result = pipeline(
+        **begins,
         prompt_embeds=states,
         pooled_prompt_embeds=pooled,
-        image=sketched,
         height=size.height,
         width=size.width,
-        num_inference_steps=steps,
-        high_res_steps=HIGH_RES_STEPS,
+        num_inference_steps=watcher.steps,
+        high_res_steps=watcher.high_res_steps,
         generator=generator,
         callback_on_step_end=watcher.on_step,
         callback_on_step_end_tensor_inputs=["denoised"],
@@ -284,11 +296,12 @@ class _Watcher:
         self,
         stages: tuple[Stage, ...],
         work: Work,
-        steps: int,
+        steps: tuple[int, int],
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:
-        self.stages, self.work, self.steps = stages, work, steps
+        self.stages, self.work = stages, work
+        self.steps, self.high_res_steps = steps
         self.on_progress, self.should_stop = on_progress, should_stop or (lambda: False)
         self.seconds: dict[str, float] = {}
         self.mark = time.monotonic()
@@ -314,7 +327,7 @@ class _Watcher:
         index, done = pipeline.stage_index, pipeline.step_in_stage + 1
         self.spend(f"stage {index + 1}")
         pipeline._interrupt = self.should_stop()
-        count = self.steps if index == 0 else HIGH_RES_STEPS
+        count = self.steps if index == 0 else self.high_res_steps
         work = self._before(index) + self.work.resizes[index] + self.work.stages[index] * done / count
         preview = None if pipeline.interrupt else self._preview(pipeline, tensors["denoised"], index)
         self._tell("paint", index, (done, count), work, preview)
@@ -323,7 +336,7 @@ class _Watcher:
     def on_sketch_step(
         self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        """A step of a Stable Diffusion pipeline, whose latents are too noisy to be shown."""
+        """A step of a first stage that is painted for itself; its latents are too noisy to be shown."""
         self.spend("stage 1")
         pipeline._interrupt = self.should_stop()
         done = step + 1

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
+from torch import nn
 
 from pipelines.kernels.local_attention.op import BACKENDS
 from pipelines.outputs import ImageOutput
@@ -250,6 +252,7 @@ class StagedPipeline(DiffusionPipeline):
         attention_backend: str = "auto",
         max_sequence_length: int = TEXT_LIMIT,
         high_res: HighResOptions | None = None,
+        first_transformer: nn.Module | None = None,
     ) -> ImageOutput | tuple:
         """Paint.
 
@@ -281,6 +284,8 @@ class StagedPipeline(DiffusionPipeline):
             attention_backend: "auto" or a name of `kernels/local_attention`, for stages with local attention.
             max_sequence_length: text tokens at most, up to 512.
             high_res: how the stages after the first are painted. Default: `HighResOptions()`.
+            first_transformer: paints the first stage instead of the pipeline's own, for instance one with an
+                adapter for few steps melted in.
         Returns:
             `ImageOutput`, or a tuple of its fields. After a stop, `images` is empty.
         Raises:
@@ -361,7 +366,8 @@ class StagedPipeline(DiffusionPipeline):
         )
         with self.progress_bar(total=self._num_timesteps) as bar:
             self.stage_index = 0
-            z = loop.paint(noise, self.stages[0], num_inference_steps) if first is None else first
+            beginning = replace(loop, transformer=first_transformer or self.transformer)
+            z = beginning.paint(noise, self.stages[0], num_inference_steps) if first is None else first
             for index, stage in enumerate(self.stages[1:], start=1):
                 if self._interrupt:
                     break
