@@ -11,24 +11,25 @@ from studio.settings import REPOSITORY
 
 
 def as_python(recipe: Recipe, card: ModelCard | None) -> str:
-    """A script that paints the picture of `recipe` with the pipeline alone; `card` is its model, if known."""
+    """A script that paints the picture of `recipe`, pixel for pixel; `card` is its model, if known."""
     request = recipe.request
     folder = recipe.request.model if card is None else _folder(card.folder)
     return "\n".join(
         [
-            "import torch",
-            "from pipelines import load_pipeline",
+            "from pathlib import Path",
+            "from pipelines.compose.painting import load_model, paint",
             "",
-            f"pipe = load_pipeline({folder!r})",
+            f"model = load_model(Path({folder!r}))",
             *(_tenor_lines(card, request.tenor) if card and card.tenor else ()),
-            "image = pipe(",
-            f"    {recipe.prompt!r},",
+            "painted = paint(",
+            "    model,",
+            f"    prompt={recipe.prompt!r},",
             f"    width={request.width},",
             f"    height={request.height},",
-            f"    num_inference_steps={recipe.steps},",
-            f"    generator=torch.Generator().manual_seed({request.seed}),",
-            ").images[0]",
-            'image.save("picture.png")',
+            f"    seed={request.seed},",
+            f"    steps={recipe.steps},",
+            ")",
+            'painted.image.save("picture.png")',
         ]
     )
 
@@ -52,12 +53,15 @@ def _tenor_lines(card: ModelCard, tenor: bool | None) -> list[str]:
     """What a script does so that the weights of CoMPaSS work as they did in the studio."""
     assert card.tenor is not None
     if card.tenor == card.folder:
-        lines = ["from pipelines.compass.support import enable_tenor", "enable_tenor(pipe)"]
+        lines = ["from pipelines.compass.support import enable_tenor", "enable_tenor(model.composer)"]
         return [] if tenor is False else lines
     folder = f"{_folder(card.folder)}/{card.tenor.name}"
-    lines = ["from pipelines.compass.weights_compass import load_compass", f"load_compass(pipe, {folder!r})"]
+    lines = [
+        "from pipelines.compass.weights_compass import load_compass",
+        f"load_compass(model.composer, {folder!r})",
+    ]
     if tenor is False:
-        lines += ["from pipelines.compass.support import disable_tenor", "disable_tenor(pipe)"]
+        lines += ["from pipelines.compass.support import disable_tenor", "disable_tenor(model.composer)"]
     return lines
 
 

@@ -1,0 +1,53 @@
+"""A picture's request as code: what it paints is the picture, pixel for pixel."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from studio.doors.painting import PipelinePainter
+from studio.recipes import make_recipe
+from studio.requests import ImageRequest
+from studio.settings import REPOSITORY
+from studio.ui.snippets import as_python, as_shell
+
+WEIGHTS = REPOSITORY / "assets" / "weights"
+PROMPT = "a red ball in a meadow"
+
+
+def recipe_of(request: ImageRequest, result: Any) -> Any:
+    return make_recipe(request, PROMPT, request.steps or 20, result)
+
+
+@pytest.mark.parametrize("model", ["storybook-flux", "storybook-sd"])
+def test_the_python_code_paints_the_same_picture(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painter = PipelinePainter()
+    asked: dict[str, Any] = {"prompt": PROMPT, "width": 192, "height": 96, "seed": 3, "steps": 9}
+    loaded = painter.load_model(WEIGHTS / model)
+    result = painter.paint(loaded, **asked, on_progress=None, should_stop=None)
+    card: Any = SimpleNamespace(folder=WEIGHTS / model, tenor=None)
+    code = as_python(recipe_of(ImageRequest(**asked, model=model), result), card)
+    assert f"assets/weights/{model}" in code
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("'assets/weights", f"'{WEIGHTS}"), {})
+    assert np.array_equal(np.asarray(Image.open("picture.png")), np.asarray(result.image))
+
+
+def test_the_command_names_everything_that_decides() -> None:
+    request = ImageRequest(PROMPT, 192, 96, 3, 9, "storybook-flux", tenor=False)
+    result: Any = SimpleNamespace(
+        image=Image.new("RGB", (8, 8)), backend="", dtype="", device="", stages=(), seconds={}, peak_bytes=0
+    )
+    words = shlex.split(as_shell(recipe_of(request, result)))
+    assert words[:5] == ["python", "-m", "studio", "image", PROMPT]
+    for pair in (["--size", "192x96"], ["--seed", "3"], ["--steps", "9"], ["--model", "storybook-flux"]):
+        assert pair == words[words.index(pair[0]) :][:2]
+    assert "--no-tenor" in words
