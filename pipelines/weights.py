@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "MANIFEST.json"
+SHARED_VAE = "_shared_vae"  # key of a model_index.json; see pipelines/shared_vae.py
 
 
 def sha256_of(path: Path) -> str:
@@ -41,23 +42,61 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
 def verify_folder(folder: str | Path) -> list[str]:
     """Problems of a model folder, each one sentence; empty when every file is there and whole.
 
-    A folder without an entry in the manifest beside it is only checked for readable safetensors headers.
+    A folder without an entry in the manifest beside it is only checked for readable safetensors headers. An
+    autoencoder that it takes from the folder beside it is checked as well.
     """
     folder = Path(folder)
     if not folder.is_dir():
         return [f"folder {folder} is missing"]
-    problems: dict[str, str] = {}  # by file: one sentence each
-    for name, expected in _listed(folder).items():
-        path = folder / name
-        if not path.is_file():
-            problems[name] = f"{name} is missing"
-        elif path.stat().st_size != expected["bytes"]:
-            problems[name] = f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
-        elif sha256_of(path) != expected["sha256"]:
-            problems[name] = f"{name} is damaged (its checksum differs)"
+    problems = differences(folder, _listed(folder))
     for name, why in _unreadable(folder):
         problems.setdefault(name, f"{name} can't be read as safetensors: {why}")
+    try:
+        problems |= differences(folder, shared_vae_files(folder))
+    except ValueError as error:
+        problems["model_index.json"] = str(error)
     return list(problems.values())
+
+
+def differences(folder: Path, files: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """File -> one sentence, for each of `files` (as `list_files` gives them) that isn't so in the folder."""
+    found = {}
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            found[name] = f"{name} is missing"
+        elif path.stat().st_size != expected["bytes"]:
+            found[name] = f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
+        elif sha256_of(path) != expected["sha256"]:
+            found[name] = f"{name} is damaged (its checksum differs)"
+    return found
+
+
+def shared_vae_files(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """What a folder takes from the one beside it as its autoencoder: "../name/file" -> sha256 and bytes.
+
+    Empty where the folder has its own, or no readable index.
+
+    Raises:
+        ValueError: the index says something else than the name of a folder beside it and its files.
+    """
+    try:
+        index = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(index, dict) or SHARED_VAE not in index:
+        return {}
+    try:
+        lender, files = index[SHARED_VAE]["folder"], index[SHARED_VAE]["files"]
+        # plain names only: an index from elsewhere must not lead out of the models' directory
+        if not files or any(Path(name).name != name or name in ("", "..") for name in (lender, *files)):
+            raise ValueError(lender)
+        return {
+            f"../{lender}/{name}": {"sha256": str(facts["sha256"]), "bytes": int(facts["bytes"])}
+            for name, facts in files.items()
+        }
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"model_index.json: {SHARED_VAE} doesn't name a folder and its files") from error
 
 
 def _listed(folder: Path) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.weights import differences, shared_vae_files
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 WEIGHTS = REPOSITORY / "assets" / "weights"
 MANIFEST = WEIGHTS / "MANIFEST.json"
@@ -15,6 +17,7 @@ MANIFEST = WEIGHTS / "MANIFEST.json"
 FILE_LIMIT = 10_000_000  # a Space refuses files over 10 MiB that are not in large-file storage
 ASSETS_LIMIT = 90_000_000
 PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+SHARING_CLASSES = ("FlexTokPipeline", "FlexARPipeline", "VidRDPipeline")
 SHARED_PARTS = ("vae", "text_encoder", "text_encoder_2")
 TOP_LEVEL = {
     *(
@@ -114,7 +117,15 @@ class TestWeights:
                 if library is None:
                     continue  # an optional part that this pipeline goes without
                 assert hasattr(import_module(library), name), f"{index.parent.name}/{part}: {library}.{name}"
-                assert (index.parent / part).is_dir()
+                assert (index.parent / part).is_dir() or (part == "vae" and shared_vae_files(index.parent))
+
+    def test_an_autoencoder_is_only_shared_by_folders_that_need_our_classes(self):
+        """Stock diffusers knows nothing of sharing; and what is named beside a folder has to be there."""
+        for index in model_indexes():
+            if files := shared_vae_files(index.parent):
+                assert json.loads(index.read_text())["_class_name"] in SHARING_CLASSES, index
+                assert differences(index.parent, files) == {}
+                assert not (index.parent / "vae").exists()
 
     def test_transformers_parts_ask_for_float32(self):
         # without it they load in the stored half precision, and the diffusers parts beside them in single

@@ -21,7 +21,7 @@ BESIDE = ("tests", "benchmarks")  # may import every layer, and no layer may imp
 FAMILIES = ("scale_dit", "compass", "longalign", "flextok", "vidrd")
 RANK = {
     "kernels": 0,
-    **dict.fromkeys(("runtime", "weights", "outputs"), 1),
+    **dict.fromkeys(("runtime", "weights", "shared_vae", "outputs"), 1),
     "modeling": 2,
     "training": 3,
     "storybook": 4,

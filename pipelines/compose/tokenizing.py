@@ -156,7 +156,7 @@ def load_model(folder: Path) -> LoadedTokenizer:
     index = folder / "model_index.json"
     is_generator = index.is_file() and json.loads(index.read_text()).get("_class_name") == "FlexARPipeline"
     with quiet_loading():
-        generator = FlexARPipeline.from_pretrained(folder, use_safetensors=True) if is_generator else None
+        generator = FlexARPipeline.from_pretrained(folder) if is_generator else None
         flextok = generator.flextok if generator else FlexTokPipeline.from_pretrained(folder)
     name = f"{folder.stem}@{fingerprint(flextok.encoder)}"
     # ids depend on every digit of the encoder: only the decoder leaves float32

@@ -9,11 +9,19 @@ _TOKENIZER = """\
 It allows non-commercial scientific research only: no commercial use, no product, no service.
 The full text stands on the model's page: https://huggingface.co/{name}
 Nothing of it comes with this project, and nothing has been downloaded yet."""
+_GENERATOR = """\
+{name} is published by EPFL. The licence of its weights stands on the model's page:
+https://huggingface.co/{name}
+It makes tokens for a FlexTok tokenizer, which is published by Apple and EPFL under the licence "Apple Machine
+Learning Research Model": non-commercial scientific research only, no commercial use, no product, no service.
+For texts it needs a T5 encoder, whose licence stands on its own page. Agreeing counts for all three.
+Nothing of them comes with this project, and nothing has been downloaded yet."""
 _OTHER = """\
 {name} is not part of this project. Its licence stands on the model's page:
 https://huggingface.co/{name}
 Read it first: nothing has been downloaded yet."""
 PATTERNS = ["*.json", "*.yaml", "*.safetensors", "LICENSE*", "README.md"]
+_HUB_OPTIONS = ("revision", "cache_dir", "token")
 
 
 class LicenceNotAccepted(ValueError):
@@ -22,8 +30,11 @@ class LicenceNotAccepted(ValueError):
 
 def licence_notice(name: str) -> str:
     """What to show before downloading the hub model `name` ("owner/model")."""
-    is_tokenizer = name.split("/")[0] == PUBLISHED_OWNER and "flextok" in name.lower()
-    return (_TOKENIZER if is_tokenizer else _OTHER).format(name=name)
+    text = _OTHER
+    if name.split("/")[0] == PUBLISHED_OWNER:
+        kinds = {"flextok": _TOKENIZER, "flexar": _GENERATOR}
+        text = next((notice for kind, notice in kinds.items() if kind in name.lower()), _OTHER)
+    return text.format(name=name)
 
 
 def download(name: str, accept_licence: bool, **options: Any) -> Path:
@@ -41,3 +52,18 @@ def download(name: str, accept_licence: bool, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name, allow_patterns=PATTERNS, **options))
+
+
+def locate(name: str | Path, accept_licence: bool, options: dict[str, Any]) -> Path:
+    """What is here under this path, or else the folder that the hub model of this name is downloaded into.
+
+    Args:
+        options: of a loader; those for the hub are taken out when it is asked.
+    Raises:
+        LicenceNotAccepted, ValueError: see `download`.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    hub = {key: options.pop(key) for key in _HUB_OPTIONS if key in options}
+    return download(str(name), accept_licence, **hub)

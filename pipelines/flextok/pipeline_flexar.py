@@ -1,24 +1,28 @@
 """Text or a class to ordered tokens, one after another, and to the picture that any prefix of them shows."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
-from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
+from pipelines.flextok.checkpoint import load_ar
+from pipelines.flextok.licence import locate
 from pipelines.flextok.outputs import FlexTokOutput
 from pipelines.flextok.pipeline_flextok import FlexTokPipeline
 from pipelines.flextok.token_sampling import TokenSampling
 from pipelines.flextok.transformer_flexar import ARCondition, FlexARModel
 from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
+from pipelines.shared_vae import SharesVae
 
 TEXT_LIMIT = 512
 GUIDANCE = {"text": 3.0, "class": 1.5}  # what the authors use
 Sources: TypeAlias = "torch.Generator | Sequence[torch.Generator] | None"
 
 
-class FlexARPipeline(DiffusionPipeline):
+class FlexARPipeline(SharesVae, DiffusionPipeline):
     """FlexAR: tokens of FlexTok from text or a class.
 
     There is no end token: fewer tokens are a coarser picture, so stop wherever is fine enough.
@@ -55,6 +59,12 @@ class FlexARPipeline(DiffusionPipeline):
                 f"the model makes {transformer.config.num_tokens} tokens, "
                 f"its tokenizer reads {decoder.config.num_registers}"
             )
+        width = transformer.config.text_dim if transformer.config.condition == "text" else None
+        if text_encoder is not None and text_encoder.config.d_model != width:
+            raise ValueError(
+                f"the text encoder is {text_encoder.config.d_model} wide, "
+                + (f"the model reads {width}" if width else "but the model is told classes")
+            )
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -64,6 +74,67 @@ class FlexARPipeline(DiffusionPipeline):
             tokenizer=tokenizer,
         )
         self.register_to_config(default_steps=default_steps, default_guidance=default_guidance)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, accept_licence: bool = False, **options: Any) -> Any:
+        """Load a folder in diffusers layout, a published FlexAR folder or file, or a model of the hub.
+
+        Args:
+            accept_licence: agree to the licences of hub models; without it nothing is downloaded and the
+                error's message is the notice.
+            options: as diffusers' method; for published files those of `from_published`.
+        Raises:
+            LicenceNotAccepted: see above. ValueError, OSError: damaged or foreign files.
+        """
+        path = locate(name, accept_licence, options)
+        if path.is_dir() and (path / "model_index.json").is_file():
+            return super().from_pretrained(str(path), **{**options, "use_safetensors": True})
+        return cls.from_published(path, accept_licence=accept_licence, **options)
+
+    @classmethod
+    def from_published(
+        cls,
+        path: str | Path,
+        flextok: Any = None,
+        text: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        num_heads: int | None = None,
+        accept_licence: bool = False,
+    ) -> "FlexARPipeline":
+        """Put a published generator together with the parts it was trained with.
+
+        Args:
+            path: folder with `model.safetensors`, or that file. Nothing in its `config.yaml` is needed.
+            flextok: a `FlexTokPipeline`, or the path or name that its `from_pretrained` opens.
+            text: for models told by texts, a folder or hub model with a T5 encoder and its tokenizer.
+            dtype: of what is loaded here. num_heads: Default: heads of 64.
+        Raises:
+            ValueError: a part is not given, or the parts don't belong together.
+            LicenceNotAccepted, OSError: as `from_pretrained`.
+        """
+        if flextok is None:
+            raise ValueError(
+                f"{path} holds a generator alone: give flextok=, the tokenizer it was trained with "
+                "(for published ones EPFL-VILAB/flextok_d18_d28_dfn)"
+            )
+        transformer = load_ar(path, dtype, num_heads)
+        parts = {}
+        if transformer.config.condition == "text":
+            if text is None:
+                raise ValueError(
+                    f"{path} is told what to make by texts: give text=, the T5 encoder it was trained with "
+                    "(for published ones google/flan-t5-xl)"
+                )
+            folder = locate(text, accept_licence, {})
+            encoder = T5EncoderModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+            parts = {"text_encoder": encoder.eval(), "tokenizer": T5Tokenizer.from_pretrained(folder)}
+        if not isinstance(flextok, FlexTokPipeline):
+            flextok = FlexTokPipeline.from_pretrained(flextok, accept_licence=accept_licence, dtype=dtype)
+        config = flextok.config
+        return cls(
+            transformer, flextok.vae, flextok.encoder, flextok.decoder, **parts,
+            default_steps=config.default_steps, default_guidance=config.default_guidance,
+        )  # fmt: skip
 
     @property
     def flextok(self) -> FlexTokPipeline:

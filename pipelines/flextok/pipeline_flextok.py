@@ -13,15 +13,16 @@ from PIL import Image
 from pipelines.flextok.checkpoint import load_tokenizer
 from pipelines.flextok.flow_sampler import FlowOptions, FlowSampler, VelocityField, draw_noise
 from pipelines.flextok.framing import check_picture, to_square
-from pipelines.flextok.licence import download
+from pipelines.flextok.licence import locate
 from pipelines.flextok.outputs import FlexTokOutput
 from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
+from pipelines.shared_vae import SharesVae
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 StepCallback = Callable[[Any, int, float, dict[str, torch.Tensor]], dict[str, torch.Tensor] | None]
 
 
-class FlexTokPipeline(DiffusionPipeline):
+class FlexTokPipeline(SharesVae, DiffusionPipeline):
     """FlexTok: a picture as up to 256 tokens, of which every prefix is a picture.
 
     Source: arXiv 2502.13967.
@@ -68,13 +69,9 @@ class FlexTokPipeline(DiffusionPipeline):
         Raises:
             LicenceNotAccepted: see above. ValueError, OSError: damaged or foreign files.
         """
-        path = Path(name)
-        if not path.exists():
-            # what a snapshot knows of; the rest is for loading
-            hub = {k: options.pop(k) for k in ("revision", "cache_dir", "token") if k in options}
-            path = download(str(name), accept_licence, **hub)
+        path = locate(name, accept_licence, options)
         if path.is_dir() and (path / "model_index.json").is_file():
-            return super().from_pretrained(str(path), use_safetensors=True, **options)
+            return super().from_pretrained(str(path), **{**options, "use_safetensors": True})
         return cls.from_single_file(path, **options)
 
     @classmethod

@@ -1,7 +1,8 @@
 """Turn averaged weights into a model folder: `python -m pipelines.flextok.publish flextok --state DIR ...`.
 
 One folder holds the tokenizer (vae, encoder, decoder) and, once it is trained, the generator (transformer,
-text_encoder, tokenizer): `FlexTokPipeline` and `FlexARPipeline` both load it.
+text_encoder, tokenizer): `FlexTokPipeline` and `FlexARPipeline` both load it. Where `storybook-vae` beside it
+holds the same autoencoder, the index names that one instead of a copy.
 """
 
 import argparse
@@ -11,7 +12,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipelines.shared_vae import vae_beside
 from pipelines.storybook.publish import SHARD, averaged
+from pipelines.weights import SHARED_VAE
 
 TOKENIZER_PARTS = {
     "vae": ["diffusers", "AutoencoderKL"],
@@ -27,7 +30,7 @@ DEFAULT_STEPS, DEFAULT_GUIDANCE = 16, 2.0
 
 
 def publish_tokenizer(options: argparse.Namespace) -> None:
-    """Encoder, decoder and a copy of the autoencoder they were trained on."""
+    """Encoder, decoder and the autoencoder they were trained on: a copy, or the name of the one beside."""
     from pipelines.flextok.train_tokenizer import DECODER, ENCODER, split_state
     from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
 
@@ -43,8 +46,13 @@ def publish_tokenizer(options: argparse.Namespace) -> None:
         }
         model.load_state_dict({**states[name], **{key: value.data for key, value in fixed.items()}})
         _save(model.half(), options.folder / name)
-    _copy(options.parts / "vae", options.folder / "vae")
-    write_index(options.folder, {"default_steps": options.steps, "default_guidance": options.guidance})
+    settings = {"default_steps": options.steps, "default_guidance": options.guidance}
+    if shared := vae_beside(options.parts / "vae", options.folder):
+        shutil.rmtree(options.folder / "vae", ignore_errors=True)
+        settings[SHARED_VAE] = shared
+    else:
+        _copy(options.parts / "vae", options.folder / "vae")
+    write_index(options.folder, settings)
 
 
 def publish_generator(options: argparse.Namespace) -> None:
@@ -92,6 +100,8 @@ def write_index(folder: Path, settings: dict[str, Any] | None = None) -> None:
     path = folder / "model_index.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     kept = {name: value for name, value in known.items() if name.startswith("default_")}
+    if SHARED_VAE in known and not (folder / "vae").is_dir():
+        kept[SHARED_VAE] = known[SHARED_VAE]
     is_generator = (folder / "transformer").is_dir()
     index = {
         "_class_name": "FlexARPipeline" if is_generator else "FlexTokPipeline",

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from PIL import Image
 from torch import nn
 from transformers import T5EncoderModel, T5Tokenizer
@@ -22,6 +21,7 @@ from pipelines.flextok.token_sampling import TokenSampling
 from pipelines.flextok.train_tokenizer import EASY, HELD_OUT_SEED
 from pipelines.flextok.transformer_flexar import ARCondition, FlexARModel
 from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
+from pipelines.shared_vae import open_vae
 from pipelines.storybook.captions import caption
 from pipelines.storybook.dataset import sample_rng
 from pipelines.storybook.latents import LatentStream
@@ -89,7 +89,7 @@ class FlexARTask:
         device, _ = runtime_device()
         self.encoder = FlexTokEncoderModel.from_pretrained(tokenizer / "encoder").to(device).eval()
         self.decoder = FlexTokDecoderModel.from_pretrained(tokenizer / "decoder").to(device).eval()
-        self.vae = AutoencoderKL.from_pretrained(tokenizer / "vae").to(device).eval()
+        self.vae = open_vae(tokenizer).to(device).eval()
         self.text_tokenizer = T5Tokenizer.from_pretrained(parts / "tokenizer_2")
         self.text = T5EncoderModel.from_pretrained(parts / "text_encoder_2").to(device).eval()
         self.model: nn.Module = FlexARModel(

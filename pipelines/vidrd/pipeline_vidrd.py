@@ -11,6 +11,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from pipelines.shared_vae import SharesVae
 from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
 from pipelines.vidrd.clip_loop import ClipLatents, ClipLoop, ClipPlan, Step, Stopped, ending_from
 from pipelines.vidrd.clip_store import ClipStore, FinishedClip
@@ -30,7 +31,7 @@ START_NUMBER = -1  # noise of pictures that a film starts from is drawn as that 
 PICTURE_HANDOVER = Handover(overlap=1, guidance=1.0, order="mirror")
 
 
-class VidRDPipeline(DiffusionPipeline):
+class VidRDPipeline(SharesVae, DiffusionPipeline):
     """VidRD: Stable Diffusion components with a video UNet and (optionally) a temporal decoder.
 
     A film is `num_clips` clips of `num_frames` frames; each clip continues the one before by its noise and by

@@ -1,7 +1,8 @@
 """Averaged weights to parts of the `storybook-video` folder: `python -m pipelines.vidrd.publish video ...`.
 
 The folder has the layout of `VidRDPipeline`: the image model's text encoder, tokenizer and sampler, a video
-UNet, and an autoencoder that first is the image model's and later has temporal layers.
+UNet, and an autoencoder that first is the image model's (where the folder beside it holds the same one, the
+index names that instead of a copy) and later has temporal layers.
 """
 
 import argparse
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from pipelines.shared_vae import vae_beside
 from pipelines.storybook.publish import SHARD, averaged
 from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
 from pipelines.vidrd.interpolation import interpolation_unet
 from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel
+from pipelines.weights import SHARED_VAE
 
-SHARED = ("text_encoder", "tokenizer", "scheduler")
+COPIED = ("text_encoder", "tokenizer", "scheduler")
 
 
 def publish_video(state: Path, folder: Path, parts: Path) -> None:
@@ -28,7 +31,8 @@ def publish_video(state: Path, folder: Path, parts: Path) -> None:
     trained = averaged(state)
     unet.load_state_dict({name: value.float() for name, value in trained.items()} | untouched(image, trained))
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*SHARED, *(() if (folder / "vae").exists() else ("vae",))):
+    needs_vae = not (folder / "vae").exists() and vae_beside(parts / "vae", folder) is None
+    for name in (*COPIED, *(("vae",) if needs_vae else ())):
         shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(parts / name, folder / name)
     _save(unet, folder / "unet")
@@ -76,17 +80,21 @@ def _save(model: Any, folder: Path) -> None:
 
 def write_index(folder: Path, parts: Path) -> None:
     """The `model_index.json` of a `VidRDPipeline`, with the sampler's class as `parts` names it."""
-    vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["_class_name"]
     named = json.loads((parts / "model_index.json").read_text(encoding="utf-8"))
-    own = ["pipelines.vidrd.autoencoder_vidrd", "VidRDAutoencoderKL"]
+    vae, shared = ["diffusers", "AutoencoderKL"], None
+    if not (folder / "vae").exists():
+        shared = vae_beside(parts / "vae", folder)
+    elif json.loads((folder / "vae/config.json").read_text())["_class_name"] == "VidRDAutoencoderKL":
+        vae = ["pipelines.vidrd.autoencoder_vidrd", "VidRDAutoencoderKL"]
     index = {
         "_class_name": "VidRDPipeline",
         "_diffusers_version": "0.42.0",
+        **({SHARED_VAE: shared} if shared else {}),
         "scheduler": named["scheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["pipelines.vidrd.unet_vidrd", "VidRDUNet3DModel"],
-        "vae": own if vae == own[1] else ["diffusers", "AutoencoderKL"],
+        "vae": vae,
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipelines import FlexARPipeline, FlexTokPipeline
+from pipelines.flextok.licence import LicenceNotAccepted, licence_notice
 from pipelines.flextok.token_sampling import TokenSampling
 from pipelines.flextok.transformer_flexar import FlexARModel
 from tests.pipelines.flextok.conftest import tiny_generator
@@ -217,3 +219,94 @@ def test_models_that_do_not_belong_together_are_refused(flextok):
         FlexARModel(condition="music")
     with pytest.raises(ValueError, match="multiple of 3"):
         FlexARModel(width=32, num_heads=3)
+
+
+# published generators
+
+
+@pytest.fixture
+def publish(tmp_path, flextok, build_parts):
+    """Write a generator as published: `(folder, pipeline of the same parts)`; heads of 64."""
+
+    def write(condition):
+        parts = build_parts() if condition == "text" else None
+        pipeline = tiny_generator(flextok, parts, width=64, num_heads=1)
+        tensors = {f"models.{name}": value for name, value in pipeline.transformer.state_dict().items()}
+        tensors["models.image_tokenizer.left_over"] = torch.zeros(2)
+        folder = tmp_path / f"FlexAR-{condition}"
+        folder.mkdir()
+        save_file(tensors, folder / "model.safetensors")
+        (folder / "config.yaml").write_text("model: {meta_model: !!python/object:os.system []}")
+        if parts:
+            pipeline.text_encoder.save_pretrained(tmp_path / "t5")
+            pipeline.tokenizer.save_pretrained(tmp_path / "t5")
+        return folder, pipeline
+
+    return write
+
+
+def test_a_published_generator_is_put_together_with_its_parts(publish, flextok, tmp_path):
+    folder, pipeline = publish("text")
+    flextok.save_pretrained(tmp_path / "tokenizer")
+    expected = pipeline.generate(PROMPTS, sampling=GREEDY)
+    for tokenizer in (flextok, tmp_path / "tokenizer"):
+        loaded = FlexARPipeline.from_pretrained(folder, flextok=tokenizer, text=tmp_path / "t5")
+        assert torch.equal(loaded.generate(PROMPTS, sampling=GREEDY), expected)
+        assert loaded.config.default_steps == 3 and not loaded.transformer.training
+    file = folder / "model.safetensors"
+    loaded = FlexARPipeline.from_pretrained(file, flextok=flextok, text=tmp_path / "t5", dtype=torch.bfloat16)
+    assert loaded.transformer.dtype == loaded.text_encoder.dtype == torch.bfloat16
+    loaded = FlexARPipeline.from_pretrained(folder, flextok=flextok, text=tmp_path / "t5", num_heads=4)
+    assert loaded.transformer.config.num_heads == 4
+    loaded.save_pretrained(tmp_path / "ours")
+    assert FlexARPipeline.from_pretrained(tmp_path / "ours").transformer.config.num_heads == 4
+
+
+def test_a_published_generator_for_classes_needs_no_text(publish, flextok):
+    folder, pipeline = publish("class")
+    loaded = FlexARPipeline.from_pretrained(folder, flextok=flextok)
+    assert loaded.text_encoder is None
+    told = {"class_labels": [3, 0], "sampling": GREEDY}
+    assert torch.equal(loaded.generate(**told), pipeline.generate(**told))
+
+
+def test_what_a_published_generator_lacks_is_named(publish, flextok, tmp_path, build_parts):
+    folder, _ = publish("text")
+    with pytest.raises(ValueError, match="give flextok=, the tokenizer it was trained with"):
+        FlexARPipeline.from_pretrained(folder)
+    with pytest.raises(ValueError, match="give text=, the T5 encoder"):
+        FlexARPipeline.from_pretrained(folder, flextok=flextok)
+    with pytest.raises(ValueError, match="this isn't a FlexAR checkpoint"):
+        FlexARPipeline.from_pretrained(tmp_path / "t5", flextok=flextok)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        FlexARPipeline.from_pretrained(tmp_path, flextok=flextok)
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with pytest.raises(ValueError, match="other formats can run code"):
+        FlexARPipeline.from_pretrained(tmp_path / "model.bin", flextok=flextok)
+    with pytest.raises(ValueError, match="the text encoder is 16 wide, the model reads 24"):
+        tiny_generator(flextok, build_parts(), text_dim=24)
+    with pytest.raises(ValueError, match="told classes"):
+        tiny_generator(flextok, build_parts(), condition="class", num_classes=3)
+
+
+def test_a_generator_of_the_hub_shows_its_licence_first(monkeypatch, publish, flextok):
+    import huggingface_hub
+
+    folder, _ = publish("class")
+    asked = []
+
+    def snapshot(name, **options):
+        asked.append((name, options))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    name = "EPFL-VILAB/FlexAR-1B-C2I"
+    notice = "(?s)model's page.*FlexTok tokenizer.*research only.*nothing has been downloaded.*accept_licence"
+    with pytest.raises(LicenceNotAccepted, match=notice):
+        FlexARPipeline.from_pretrained(name)
+    assert asked == []
+    loaded = FlexARPipeline.from_pretrained(name, accept_licence=True, flextok=flextok, revision="main")
+    assert loaded.num_tokens == 16 and asked[0][0] == name and asked[0][1]["revision"] == "main"
+    with pytest.raises(LicenceNotAccepted, match="google/flan-t5-xl is not part of this project"):
+        FlexARPipeline.from_published(publish("text")[0], flextok=flextok, text="google/flan-t5-xl")
+    assert len(asked) == 1 and "FlexTok tokenizer" not in licence_notice("somebody/FlexAR-1B")

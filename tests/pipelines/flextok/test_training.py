@@ -152,6 +152,24 @@ def test_a_run_becomes_a_folder_and_the_folder_a_run(published, parts, tmp_path)
     assert not list(published.glob(".*"))
 
 
+def test_the_autoencoder_beside_is_named_instead_of_copied(published, parts, tmp_path):
+    shutil.copytree(parts / "vae", tmp_path / "storybook-vae")
+    common = ["--folder", str(published), "--parts", str(parts)]
+    publish.main(["flextok", "--state", str(tmp_path / "first"), *common])
+    assert not (published / "vae").exists()
+    pipeline = FlexTokPipeline.from_pretrained(published)
+    own = AutoencoderKL.from_pretrained(parts / "vae").state_dict()
+    assert all(pipeline.vae.state_dict()[name].equal(value) for name, value in own.items())
+    task = FlexARTask(published, parts, tmp_path / "cache", size=4)  # the next recipe opens it as well
+    assert all(task.vae.state_dict()[name].equal(value) for name, value in own.items())
+    Run(task, slice_of(FAST, samples=4), tmp_path / "ar").train()
+    publish.main(["flexar", "--state", str(tmp_path / "ar"), *common])
+    assert not (published / "vae").exists() and FlexARPipeline.from_pretrained(published).vae is not None
+    (tmp_path / "storybook-vae/config.json").write_text("{}")  # other bytes: a copy again
+    publish.main(["flextok", "--state", str(tmp_path / "first"), *common])
+    assert (published / "vae").is_dir() and FlexARPipeline.from_pretrained(published).vae is not None
+
+
 def test_the_generator_learns_resumes_and_is_published(published, parts, tmp_path):
     cache = tmp_path / "cache"
     task = FlexARTask(published, parts, cache, size=8)
@@ -229,3 +247,33 @@ def test_headlines_by_hand():
     assert evaluate.headline(table)["psnr_grows"]["value"] == 1
     low = {f"tokens {count}": row(0.2, count) for count in (1, 2)}
     assert evaluate.headline(low)["fewest_with_90"]["value"] == 0
+
+
+def test_codes_that_are_alike_or_saturated_cost():
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(64, 4, 3, generator=generator)
+    assert train_tokenizer.unused_codes(spread) < 0.05
+    assert train_tokenizer.unused_codes(spread[:1].expand(64, -1, -1)) > 0.5
+    assert train_tokenizer.unused_codes(4 * spread) > 1.0
+
+
+def test_tokens_start_at_places_that_are_spread_evenly():
+    places = train_tokenizer.scattered_places(256)
+    assert len(set(places[:64])) == 64 and places[64:128] == places[:64]
+    for few in (4, 16):
+        cells = {(row * few**0.5 // 8, column * few**0.5 // 8) for row, column in places[:few]}
+        assert len(cells) == few
+
+
+def test_no_two_tokens_start_alike():
+    """Tokens that look at the same patches in the same way would learn the same."""
+    torch.manual_seed(0)
+    pair = train_tokenizer.TokenizerPair()
+    registers = pair.encoder.module_dict["enc_register_module"].registers
+    told = pair.decoder.module_dict["dec_registers_posemb_module"].posembs[0, 0].T
+    for vectors in (registers, told):
+        apart = torch.cdist(vectors[:256], vectors[:256]) + 1e3 * torch.eye(len(vectors[:256]))
+        assert apart.min() > 1.0
+    with torch.no_grad():
+        z = pair.encoder(torch.randn(8, 16, 16, 16))
+    assert z.std(1).mean() > 0.05

@@ -141,6 +141,12 @@ def test_a_run_becomes_a_folder_that_films_and_a_run_starts_from_it(parts, cache
     own = pipeline.unet.half().state_dict()
     assert all(own[name].equal(value) for name, value in image.items())  # not their bf16 copies
     assert own["mid_block.temp_convs.0.convs.15.weight"].any()
+    beside = tmp_path / "models"
+    shutil.copytree(parts / "vae", beside / "storybook-vae")
+    publish.publish_video(tmp_path / "state", beside / "storybook-video", parts)
+    assert not (beside / "storybook-video/vae").exists()
+    stored = VidRDPipeline.from_pretrained(beside / "storybook-video").vae.state_dict()
+    assert all(stored[name].equal(value) for name, value in pipeline.vae.state_dict().items())
     task = VideoTask(parts, cache, size=1)
     start = train_start(folder / "unet")
     again = Run(task, recipe(), tmp_path / "again", start)
