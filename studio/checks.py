@@ -109,6 +109,18 @@ def check_integer(name: str, value: object, low: int, high: int) -> None:
         )
 
 
+def parse_number(name: str, text: str) -> float:
+    """A number from text; its range is checked elsewhere.
+
+    Raises:
+        StudioError: it isn't one.
+    """
+    try:
+        return float(text)
+    except ValueError as error:
+        raise StudioError("bad_input", f"{name}: given {shown(text)}, allowed a number.") from error
+
+
 def check_number(name: str, value: object, low: float, high: float) -> None:
     """Refuse what is no number (a bool or text is none) from `low` to `high`; NaN never is."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:

@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     score.set_defaults(run=_lazy("studio.commands.score", "score"))
     _add_tokens(commands)
     _add_video(commands)
+    _add_chain(commands)
     _add_scop(commands)
     kernels = commands.add_parser("kernels", help="test the attention kernels")
     actions = kernels.add_subparsers(title="actions", required=True, metavar="ACTION")
@@ -149,6 +150,31 @@ def _add_video(commands: argparse._SubParsersAction[_Parser]) -> None:
     video.add_argument("--out", required=True, metavar="FILE", help="where to write: .mp4, .webp, .gif")
     video.add_argument("--json", action="store_true", help="print one JSON object")
     video.set_defaults(run=_lazy("studio.commands.video", "video"))
+
+
+def _add_chain(commands: argparse._SubParsersAction[_Parser]) -> None:
+    chain = commands.add_parser("chain", help="a picture, its tokens, and a video that starts from them")
+    _add_prompt(chain)
+    chain.add_argument(
+        "--size", default="1024x1024", metavar="WxH", help="of the picture (default: 1024x1024)"
+    )
+    chain.add_argument("--seed", default="0", metavar="N", help="same seed, same files (default: 0)")
+    chain.add_argument(
+        "--steps", metavar="N", help="denoising steps of the picture (default: the model's own)"
+    )
+    chain.add_argument("--keep", metavar="K", help="tokens, 1 to 256 (default: all)")
+    chain.add_argument("--film-prompt", metavar="TEXT", help="what happens in the video (default: PROMPT)")
+    chain.add_argument("--clips", default="4", metavar="K", help="number of clips, 1 to 200 (default: 4)")
+    chain.add_argument("--frames", default="8", metavar="N", help="frames of each clip (default: 8)")
+    chain.add_argument("--fps", default="8", metavar="N", help="frames per second when played (default: 8)")
+    chain.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="paints (default: storybook)")
+    for name, does in (("tokens", "makes tokens"), ("video", "films")):
+        chain.add_argument(
+            f"--{name}-model", default=DEFAULT_MODEL, metavar="NAME", help=f"{does} (default: storybook)"
+        )
+    chain.add_argument("--out", required=True, metavar="DIR", help="folder of the files, made if needed")
+    chain.add_argument("--json", action="store_true", help="print one JSON object")
+    chain.set_defaults(run=_lazy("studio.commands.chain", "chain"))
 
 
 def _add_prompt(command: argparse.ArgumentParser) -> None:

@@ -107,6 +107,9 @@ class Painter(Protocol):
     def default_steps(self, folder: Path) -> int:
         """Steps the model in `folder` takes when a request names none."""
 
+    def few_steps(self, folder: Path) -> int:
+        """So many steps or fewer are painted by an adapter made for them; 0 when it has none."""
+
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of `prompt` outside the embedded world, in order of appearance."""
 

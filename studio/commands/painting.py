@@ -44,7 +44,7 @@ def image(arguments: argparse.Namespace) -> int:
         tenor=arguments.tenor,
     )
     check_writable(out)
-    maker = _maker(settings)
+    maker = picture_maker(settings)
     painted = _paint(maker, maker.check(request))
     lost = _write(out, painted, kind)
     warnings = [*painted.recipe.warnings, *([lost] if lost else [])]
@@ -65,7 +65,7 @@ def replay(arguments: argparse.Namespace) -> int:
     recipe = read_recipe(path)
     if out:
         check_writable(out)
-    maker = _maker(Settings.from_env())
+    maker = picture_maker(Settings.from_env())
     painted = _paint(maker, maker.check(replace(recipe.request, prompt=recipe.prompt, style=None)))
     if out:
         _write(out, painted, kind)
@@ -95,7 +95,8 @@ def settings_with(model: str) -> tuple[Settings, str]:
     return settings, model
 
 
-def _maker(settings: Settings) -> PictureMaker:
+def picture_maker(settings: Settings) -> PictureMaker:
+    """What checks and paints pictures in a shell."""
     painter, doors = painting.PipelinePainter(), Doors()
     registry = Registry(settings, painter)
     verifier = Verifier(registry, Eyes(registry, doors.looker), doors.judge)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from studio.checks import parse_integer, parse_size
+from studio.checks import parse_integer, parse_number, parse_size
 from studio.commands.console import existing, print_json, print_warnings, progress, quiet_stdout, read_prompt
 from studio.commands.painting import settings_with
 from studio.crafts.craft import loaded, memory_told
@@ -76,7 +76,7 @@ def _request(arguments: argparse.Namespace) -> VideoRequest:
         prompts_at=tuple((parse_integer("prompt-at", clip), text) for clip, text in arguments.prompt_at),
         clips=parse_integer("clips", arguments.clips),
         frames=parse_integer("frames", arguments.frames),
-        fps=_number("fps", arguments.fps),
+        fps=parse_number("fps", arguments.fps),
         seed=parse_integer("seed", arguments.seed),
         width=width,
         height=height,
@@ -85,13 +85,6 @@ def _request(arguments: argparse.Namespace) -> VideoRequest:
         is_loop=arguments.loop,
         smooth=parse_integer("smooth", arguments.smooth),
     )
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise StudioError("bad_input", f"{name}: given {text!r}, allowed a number.") from error
 
 
 def _write(filmer: Filmer, film: Any, out: Path, request: VideoRequest) -> Any:

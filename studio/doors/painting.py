@@ -87,11 +87,17 @@ class PipelinePainter:
 
         return int(painting.default_steps(folder))
 
+    def few_steps(self, folder: Path) -> int:
+        """See `Painter`."""
+        from pipelines.compose import few_steps
+
+        return few_steps.FEW if few_steps.is_quick(folder, few_steps.FEW) else 0
+
     def unknown_words(self, prompt: str) -> list[str]:
         """See `Painter`."""
-        from pipelines.storybook import vocabulary
+        from pipelines.compose import painting
 
-        return list(vocabulary.unknown_words(prompt))
+        return list(painting.unfamiliar_words(prompt))
 
     def world_summary(self) -> str:
         """See `Painter`."""

@@ -77,9 +77,18 @@ class CreateForm:
         except StudioError:
             return _FALLBACK_STEPS
 
+    def steps_hint(self, model: str) -> str | None:
+        """What fewer steps mean to a model that has an adapter for them."""
+        try:
+            most = self._studio.painter.few_steps(self._studio.registry.paintable(model).folder)
+        except StudioError:
+            most = 0
+        return f"{most} or fewer: several times faster, by an adapter made for it" if most else None
+
     def of_model(self, model: str) -> tuple[object, ...]:
         """What `steps` and `tenor` become when another model is chosen."""
-        return self.default_steps(model), gr.Checkbox(visible=create.has_tenor(self._studio, model))
+        steps = gr.Slider(value=self.default_steps(model), info=self.steps_hint(model))
+        return steps, gr.Checkbox(visible=create.has_tenor(self._studio, model))
 
     def _build_prompt(self) -> None:
         self.prompt = gr.Textbox(
@@ -152,6 +161,7 @@ class CreateForm:
                 value=self.default_steps(preferred),
                 step=1,
                 label="Steps",
+                info=self.steps_hint(preferred),
                 elem_id="t-steps",
                 buttons=[],
             )

@@ -69,6 +69,9 @@ class ScenePainter(DrawingPainter):
     def default_steps(self, folder: Path) -> int:
         return STEPS
 
+    def few_steps(self, folder: Path) -> int:
+        return 0
+
     def unknown_words(self, prompt: str) -> list[str]:
         return vocabulary.unknown_words(prompt)
 

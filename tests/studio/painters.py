@@ -167,6 +167,9 @@ class DrawingPainter:
     def default_steps(self, folder: Path) -> int:
         return 4
 
+    def few_steps(self, folder: Path) -> int:
+        return 0
+
     def unknown_words(self, prompt: str) -> list[str]:
         return [word for word in prompt.lower().split() if word.strip(".,") not in WORLD]
 

@@ -199,3 +199,10 @@ def test_the_adapter_switches_tenor_for_one_picture(
 )
 def test_durations_as_people_say_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_model_with_an_adapter_for_few_steps_says_how_many(tmp_path: Path) -> None:
+    painter = PipelinePainter()
+    assert painter.few_steps(tmp_path) == 0
+    (tmp_path / "fast-lora").mkdir()
+    assert painter.few_steps(tmp_path) == 8
