@@ -27,6 +27,7 @@ NUMBERS = _words("one two three four five six seven eight nine ten several some 
 POSSESSIVES = _words("his her its their my your our")
 DETERMINERS = ARTICLES | NUMBERS | POSSESSIVES | _words("another this that these those each no")
 PRONOUNS = _words("it he she they him them")
+POINTERS = _words("this that these those")
 RELATIVE = _words("which that who")
 NEGATIONS = _words("not never isn't aren't wasn't without cannot")
 
@@ -51,7 +52,14 @@ PREDICATE_PHRASES |= {form.format("right"): RIGHT for form in _SIDES}
 PICTURES = _words(
     """
     photo photograph picture image painting drawing illustration sketch scene rendering render portrait view
-    close-up closeup shot frame canvas watercolor watercolour photography artwork poster cartoon
+    close-up closeup shot frame canvas watercolor watercolour photography artwork poster cartoon page
+    """
+)
+# what a text about a picture names and no picture shows as a thing
+FRAMES = PICTURES | _words(
+    """
+    pages pictures storybook story colours colors colour color background foreground part parts side corner
+    edge edges place thing things
     """
 )
 VIEWERS = _words("camera viewer lens me us you")
@@ -66,26 +74,38 @@ VERBS = _words(
     """
     is are was were be being stands stand standing sits sit sitting lies lie lying rests rest resting floats
     float floating hangs hang hanging flies fly flying hovers hover hovering stays stay staying appears appear
-    located placed positioned situated parked seen shown found set there
+    located placed positioned situated parked seen shown found set there has have looks look seems seem
+    happens happen takes take
     """
 )
-ADVERBS = _words("just directly immediately slightly far well high somewhere right exactly also currently")
+COPULAS = _words("is are was were looks look seems seem has have")
+# what these say of a thing, in one word
+LOOKS: Mapping[str, str] = {"no pattern": "plain", "no patterns": "plain"}
+ADVERBS = _words(
+    "just directly immediately slightly far well high somewhere right exactly also currently very quite"
+)
 OPENERS = _words(
     """
     there is are we see you can i want show shows showing depicts depicting imagine draw paint create generate
     please make and then where while
     """
 )
-MODIFIERS = _words("with wearing holding carrying made covered filled full from of")
-PLACE_PREPOSITIONS = _words("in on at during against across along through into by amid")
+MODIFIERS = _words("with without wearing holding carrying made covered filled full from of like")
+PLACE_PREPOSITIONS = _words("in on at during against across along through into by amid up")
 SCENERY = _words("sky skies stars moon moonlight sun sunlight clouds rain snow water light lights")
 # before scenery these words tell the place: "under a night sky"
 SCENERY_LEADS = _words("under beneath below over above")
+# nouns that say where it all happens, and how short captions put it: "a beach" is "on a beach"
+PLACES: Mapping[str, str] = {
+    "beach": "on", "shore": "on", "lawn": "on", "street": "on", "seaside": "at", "sky": "under",
+    "meadow": "in", "field": "in", "desert": "in", "room": "in", "bedroom": "in", "kitchen": "in",
+    "forest": "in", "garden": "in", "park": "in", "city": "in", "village": "in",
+}  # fmt: skip
 PLAIN_ADJECTIVES = _words(
     """
     small large big tiny little huge giant old young new tall short long red orange yellow green blue purple
     white black brown grey gray pink golden silver fluffy shiny wooden striped dotted round bright dark cute
-    beautiful happy sad fat thin
+    beautiful happy sad fat thin plain patterned spotted checkered quiet calm
     """
 )
 NOUNS_IN_ING = _words(

@@ -2,29 +2,25 @@
 
 A prompt is cut at predicates ("to the left of"), conjunctions, commas and ends of sentences. What stands
 between is a noun phrase: a thing where it begins with an article or takes part in a relation, else words
-about style. Words that only look like a relation are left alone, and what can't be decided is remarked and
-never scored.
+about style. What later sentences say of a thing ("the cat is striped", "it has no pattern") is added to its
+name; what they say of the page is style. Words that only look like a relation are left alone, and what can't
+be decided is remarked and never scored.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.compass.lexicon import (
-    ADVERBS,
-    ARTICLES,
-    DETERMINERS,
-    MODIFIERS,
-    NOUNS_IN_ING,
-    OPENERS,
-    PICTURES,
-    PLACE_PREPOSITIONS,
-    POSSESSIVES,
-    PRONOUNS,
-    RELATIVE,
-    SCENERY,
-    SCENERY_LEADS,
-    VERBS,
-    Token,
+from pipelines.compass.lexicon import DETERMINERS, NEGATIONS, PLACES, PRONOUNS
+from pipelines.compass.noun_phrases import (
+    Words,
+    cut_at_copula,
+    head,
+    is_of_the_picture,
+    said_adjectives,
+    split_at_verbs,
+    things_in,
+    without_opening,
+    without_place,
 )
 from pipelines.compass.prompt_pieces import FoundPredicate, Piece, Remark, cut
 from pipelines.compass.relations import (
@@ -38,7 +34,6 @@ from pipelines.compass.relations import (
 )
 
 MAX_CHARACTERS = 20_000
-Words = tuple[Token, ...]
 
 
 @dataclass(frozen=True)
@@ -92,9 +87,13 @@ class _Reader:
         self.place = ""
         self.style: list[str] = []
         self.topic: int | None = None  # what "it" means
+        self.sentence = 0
+        self.first_named: list[int] = []  # for each entity, in which sentence
+        self.placed: dict[int, int] = {}  # entity -> the sentence that gives its position
         self._new_sentence()
 
     def _new_sentence(self) -> None:
+        self.sentence += 1
         self.subjects: list[int] = []
         self.group: list[int] = []  # nouns joined by "and" so far
         self.last: int | None = None  # the noun before
@@ -142,6 +141,7 @@ class _Reader:
     def _set_position(self, position: str) -> None:
         if self.last is not None and not (self.after_comma or self.after_and):
             self.entities[self.last] = replace(self.entities[self.last], position=position)
+            self.placed[self.last] = self.sentence
         else:
             self.position = position
 
@@ -163,51 +163,99 @@ class _Reader:
 
     def _nouns(self, words: Words, following: str) -> None:
         """A stretch between two cuts; a verb may stand in it with a noun on each side."""
-        frame, words = _without_opening(words)
+        frame, words = without_opening(words)
         if frame:
             self.style.append(self._text(frame))
-        parts = _split_at_verbs(words)
+        subject, said = cut_at_copula(words)
+        parts = split_at_verbs(subject)
+        if not (self.pending or self.fronted is not None or following in ("predicate", "relative")):
+            parts = things_in(parts)
+        if words and not parts:
+            self.style.append(self._text(words))
         for index, part in enumerate(parts):
-            self._noun(part, following if index == len(parts) - 1 else "verb")
+            taken = self._noun(part, following if index == len(parts) - 1 else "verb")
+            if said and index == len(parts) - 1:
+                self._say(taken, said)
 
     def _text(self, words: Words) -> str:
         return " ".join(self.text[token.start : token.end] for token in words)
 
-    def _noun(self, words: Words, following: str) -> None:
+    def _noun(self, words: Words, following: str) -> int | None:
+        """Read a noun phrase; returns the entity that it names, if any."""
         if len(words) == 1 and words[0].word in PRONOUNS:
             if self.topic is not None:
                 self._take(self.topic)
-            return
-        words, place = _without_place(words, following)
-        if place and self.place:
+            return self.topic
+        words, place = without_place(words, keep_inner=following in ("predicate", "relative"))
+        wanted = self.pending or self.fronted is not None or following in ("predicate", "relative")
+        if words and not wanted and words[0].word != "no" and head(words)[-1].word in PLACES:
+            self._set_place(self._place_of(words))  # "a meadow in the background"
+            return None
+        if place and is_of_the_picture(place):
             self.style.append(self._text(place))
         elif place:
-            self.place = self._text(place)
+            self._set_place(self._text(place))
         if not words:
-            return
-        wanted = self.pending or self.fronted is not None or following in ("predicate", "relative")
+            return None
         if words[0].word == "no":
             self.remarks.append(
                 Remark("what must not be there is not checked", words[0].start, words[-1].end)
             )
             self.denied = True
         elif words[0].word in DETERMINERS or wanted:
-            self._take(self._entity(words))
+            index = self._entity(words)
+            self._take(index)
+            return index
         else:
             self.style.append(self._text(words))
+        return None
+
+    def _place_of(self, words: Words) -> str:
+        """ "a beach" as "on a beach"."""
+        noun = head(words)
+        return f"{PLACES[noun[-1].word]} {self._text(noun).lower()}"
+
+    def _set_place(self, place: str) -> None:
+        if not self.place:
+            self.place = place
+        elif place != self.place:
+            self.style.append(place)
+
+    def _say(self, index: int | None, said: Words) -> None:
+        """ "is striped", "has no pattern": add to the names of what the verb speaks of."""
+        if index is None:
+            return
+        adjectives = said_adjectives(said)
+        if adjectives is not None:
+            several = self.group if index in self.group else [index]
+            for member in several:
+                self.entities[member] = _with_adjectives(self.entities[member], adjectives)
+        elif {"no", *NEGATIONS} & {token.word for token in said}:
+            self.remarks.append(Remark("what must not be there is not checked", said[0].start, said[-1].end))
+        elif self.first_named[index] == self.sentence:
+            entity = self.entities[index]
+            self.entities[index] = replace(entity, text=f"{entity.text} {self._text(said)}")
 
     def _entity(self, words: Words) -> int:
         """Index of the entity that these words name: a known one for "the", else a new one."""
         article = words[0].word if words[0].word in DETERMINERS and len(words) > 1 else ""
         body = words[1:] if article else words
         text = self._text(body)
-        if article == "the":
-            known = [index for index, entity in enumerate(self.entities) if _same(entity, text)]
-            if known:
-                return known[-1]
-        noun = _head(body)
+        known = [index for index, entity in enumerate(self.entities) if _same(entity, text)]
+        if article == "the" and known:
+            return known[-1]
+        if article in ("a", "an"):  # the thing that earlier sentences called "the cat" already
+            for index in known:
+                if self.entities[index].article == "the" and self.first_named[index] < self.sentence:
+                    entity = self.entities[index]
+                    self.entities[index] = replace(entity, article=_article(entity.text))
+                    return index
+        noun = head(body)
         entity = Entity(text, self._text(noun), article, words[0].start, words[-1].end, self.position or None)
         self.entities.append(entity)
+        self.first_named.append(self.sentence)
+        if self.position:
+            self.placed[len(self.entities) - 1] = self.sentence
         self.position = ""
         return len(self.entities) - 1
 
@@ -260,78 +308,29 @@ class _Reader:
                     )
 
     def _relate_positions(self) -> None:
-        """ "a cat on the left and a dog on the right" relates the two."""
+        """ "a cat on the left and a dog on the right" relates the two, also in two sentences running."""
         left = [index for index, entity in enumerate(self.entities) if entity.position == "left"]
         right = [index for index, entity in enumerate(self.entities) if entity.position == "right"]
-        if not self.relations and len(left) == len(right) == 1:
+        if self.relations or len(left) != 1 or len(right) != 1:
+            return
+        if abs(self.placed[left[0]] - self.placed[right[0]]) <= 1:
             self.relations.append(Relation(left[0], LEFT, (right[0],)))
-
-
-def _without_opening(words: Words) -> tuple[Words, Words]:
-    """The frame ("oil painting" of "an oil painting of") and the rest without "there is" and the like."""
-    frame: Words = ()
-    at = 0
-    while at < len(words):
-        if words[at].word in OPENERS or (at and words[at].word in VERBS):
-            at += 1
-            continue
-        ends = [
-            index
-            for index in range(at, min(at + 6, len(words) - 1))
-            if words[index].word in PICTURES
-            and words[index + 1].word in ("of", "showing", "shows", "depicting", "depicts")
-        ]
-        if not ends:
-            break
-        named = tuple(token for token in words[at : ends[0] + 1] if token.word not in DETERMINERS)
-        frame += named if len(named) > 1 else ()
-        at = ends[0] + 2
-    return frame, words[at:]
-
-
-def _split_at_verbs(words: Words) -> list[Words]:
-    """ "the house stands a tree" as "the house" and "a tree"; "a cat with a hat" stays whole."""
-    parts: list[Words] = []
-    start, leads = 0, MODIFIERS | PLACE_PREPOSITIONS | SCENERY_LEADS
-    for index in range(1, len(words)):
-        verb = words[index - 1].word in VERBS
-        begins = words[index].word in (DETERMINERS if verb else ARTICLES | POSSESSIVES)
-        if begins and index - start > 1 and words[index - 1].word not in leads:
-            parts.append(_trimmed(words[start : index - 1]))
-            start = index
-    parts.append(_trimmed(words[start:]))
-    return [part for part in parts if part]
-
-
-def _trimmed(words: Words) -> Words:
-    while words and words[-1].word in VERBS | ADVERBS:
-        words = words[:-1]
-    return words
-
-
-def _without_place(words: Words, following: str) -> tuple[Words, Words]:
-    """A noun phrase and the place at its end; the place stays in it when a predicate follows."""
-    for index, token in enumerate(words):
-        scenery = token.word in SCENERY_LEADS and SCENERY & {
-            later.word for later in words[index + 1 : index + 4]
-        }
-        if token.word in PLACE_PREPOSITIONS or scenery:
-            if index and following in ("predicate", "relative"):
-                break
-            return _trimmed(words[:index]), words[index:]
-    return words, ()
-
-
-def _head(words: Words) -> Words:
-    """The words up to "with", "of", a place, a clause or a participle."""
-    for index, token in enumerate(words[1:], start=1):
-        participle = token.word.endswith("ing") and len(token.word) > 5 and token.word not in NOUNS_IN_ING
-        if participle or token.word in MODIFIERS | PLACE_PREPOSITIONS | RELATIVE | VERBS | SCENERY_LEADS:
-            return words[:index]
-    return words
 
 
 def _same(entity: Entity, text: str) -> bool:
     """Whether "the cat" can mean this "red cat"."""
     words, known = text.lower().split(), entity.text.lower().split()
     return words == known or (words[-1] == entity.noun.lower().split()[-1] and set(words) <= set(known))
+
+
+def _with_adjectives(entity: Entity, adjectives: Sequence[str]) -> Entity:
+    known = entity.noun.lower().split()
+    new = " ".join(word for word in dict.fromkeys(adjectives) if word not in known)
+    if not new:
+        return entity
+    article = _article(new) if entity.article in ("a", "an") else entity.article
+    return replace(entity, text=f"{new} {entity.text}", noun=f"{new} {entity.noun}", article=article)
+
+
+def _article(text: str) -> str:
+    return "an" if text[0].lower() in "aeiou" else "a"
