@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import nn
 
+from pipelines.flextok.blocks import patchify
 from pipelines.flextok.flow_sampler import FlowOptions, add_noise
 from pipelines.flextok.measures import STOPS
 from pipelines.flextok.pipeline_flextok import FlexTokPipeline
@@ -57,13 +58,13 @@ def tokenizer_recipe() -> LoopConfig:
         decay_from=0.6, ema_decay=0.9995, weight_decay=0.01, evaluate_every_s=600,
         adamw_names=(
             "patch_emb", "enc_to_latents", "registers", "from_latents", "dropout", "time_embedder", "adaLN",
-            "to_patches", "posemb", "repa",
+            "to_patches", "posemb", "repa", "reader",
         ),
     )  # fmt: skip
 
 
 class TokenizerPair(nn.Module):
-    """Both transformers and, for training alone, the projection of decoder features."""
+    """Both transformers and, for training alone, a projection of decoder features and a reader of tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,6 +75,38 @@ class TokenizerPair(nn.Module):
             nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width), nn.SiLU(),
             nn.Linear(2 * width, FEATURES),
         )  # fmt: skip
+        self.reader = PlaceReader(DECODER)
+
+
+class PlaceReader(nn.Module):
+    """Reads a patch's latents linearly from the codes of all tokens that share its place.
+
+    Every round over the places has weights of its own, so that the rounds have reason to tell different
+    things. The first round is read without gradient: its tokens have to serve short prefixes.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.patches, self.patch = GRID * GRID, tuple(config["patch_size"])
+        self.rounds = config["num_registers"] // self.patches
+        rows = [row * GRID + column for row, column in scattered_places(self.patches)]
+        self.register_buffer("order", torch.tensor(rows).argsort(), persistent=False)
+        inputs = max(self.rounds, 1) * len(config["levels"])
+        self.read = nn.Linear(inputs, config["in_channels"] * self.patch[0] * self.patch[1])
+
+    def forward(self, codes: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of the reading from codes `[B, k, n]` of latents `[B, C, H, W]`.
+
+        0 unless k spans two rounds; tokens that are missing from the last one read as 0.
+        """
+        if self.rounds < 2 or codes.shape[1] < 2 * self.patches:
+            return codes.new_zeros(())
+        told = torch.cat([codes[:, : self.patches].detach(), codes[:, self.patches :]], 1)
+        told = F.pad(told, (0, 0, 0, self.rounds * self.patches - told.shape[1]))
+        told = told.unflatten(1, (self.rounds, self.patches))[:, :, self.order]  # places row by row
+        read = self.read(told.transpose(1, 2).flatten(2).to(self.read.weight.dtype))  # [B, P, C p p]
+        wanted = patchify(latents, self.patch).flatten(1, 2)
+        return (read.float() - wanted.float()).square().mean()
 
 
 @torch.no_grad()
@@ -162,6 +195,7 @@ class TokenizerTask:
         self, parts: Path, eyes: Path, cache: Path, size: int = 10_000, seed: int = 51,
         repa_weight: float = 0.5, object_weight: float = 2.0,
         spread_weight: float = 0.5,
+        read_weight: float = 1.0,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
         self.model: nn.Module = TokenizerPair()
@@ -173,7 +207,7 @@ class TokenizerTask:
         seer = StorybookEyes.from_pretrained(eyes).to(device).eval().requires_grad_(False)
         self.stream = FeatureStream(LatentStream(self.vae, cache, size, EASY, seed), seer, cache)
         self.seed, self.repa_weight, self.object_weight = seed, repa_weight, object_weight
-        self.spread_weight = spread_weight
+        self.spread_weight, self.read_weight = spread_weight, read_weight
 
     def starting_weights(self, folder: Path) -> dict[str, torch.Tensor]:
         """Weights to start from: those of a published folder, and what it lacks as it is."""
@@ -210,8 +244,10 @@ class TokenizerTask:
             f"k{octave}": float(flow.detach()),
         }
         alike = unused_codes(z)
-        figures["spread"] = float(alike.detach())
-        return flow + self.repa_weight * alignment + self.spread_weight * alike, figures
+        read = self.model.reader(codes, latents.to(device))
+        figures["spread"], figures["read"] = float(alike.detach()), float(read.detach())
+        extra = self.spread_weight * alike + self.read_weight * read
+        return flow + self.repa_weight * alignment + extra, figures
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
         pictures = to_tensor(held_out_drawings(8))
