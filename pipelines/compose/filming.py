@@ -48,6 +48,7 @@ __all__ = [
     "export_film",
     "film",
     "film_again",
+    "folder_stamp",
     "forecast_film",
     "load_film_model",
     "read_start",
@@ -278,7 +279,7 @@ class _Shooting:
         for picture in self.request.start:
             digest.update(repr(picture.size).encode() + picture.convert("RGB").tobytes())
         identity = {
-            "model": _stamp(self.model.folder),
+            "model": folder_stamp(self.model.folder),
             "dtype": self.model.dtype,
             "start": digest.hexdigest(),
         }
@@ -378,7 +379,7 @@ def _pictures(finished: FinishedClip) -> tuple[Image.Image, ...]:
     return tuple(Image.fromarray(frame) for frame in finished.frames[0].numpy())
 
 
-def _stamp(folder: Path) -> str:
+def folder_stamp(folder: Path) -> str:
     """Changes with any file of a model folder."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):

@@ -50,20 +50,14 @@ def chain(arguments: argparse.Namespace) -> int:
         frames=video.frames,
         fps=video.fps,
     )
-    places = ChainFolders(**folders)
+    places, load = ChainFolders(**folders), painting.PipelinePainter().load_model
+    memory = memory_told("making the files", "Choose a smaller size.")
     try:
         problem = check_chain(places, request)
         if problem:
             raise ValueError(problem)
-        with progress(sum(forecast_chain(places, request))) as news:
-            with memory_told("making the files", "Choose a smaller size."):
-                record = run_chain(
-                    places,
-                    request,
-                    out,
-                    load_painter=painting.PipelinePainter().load_model,
-                    on_progress=news.report,
-                )
+        with progress(sum(forecast_chain(places, request))) as news, memory:
+            record = run_chain(places, request, out, load_painter=load, on_progress=news.report)
     except ValueError as error:
         raise StudioError("bad_input", f"chain: {str(error).rstrip('.')}.") from error
     except OSError as error:
