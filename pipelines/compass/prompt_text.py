@@ -1,7 +1,18 @@
 """Writing relations: canonical prompts, a predicate changed in a prompt, text for boxes that were moved."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
+from pipelines.compass.lexicon import (
+    ADVERBS,
+    DETERMINERS,
+    OPENERS,
+    PICTURES,
+    RELATIVE,
+    VERBS,
+    Token,
+    tokenize,
+)
 from pipelines.compass.parser import ParsedPrompt
 from pipelines.compass.relations import DIAGONAL, PLAIN, Entity, Relation
 from pipelines.compass.scop_crops import with_article
@@ -15,6 +26,8 @@ _T2I = {
     "above": "on the top of",
     "below": "on the bottom of",
 }
+# words that a prompt may lose without saying less
+_GLUE = ADVERBS | DETERMINERS | OPENERS | PICTURES | RELATIVE | VERBS | {"of", "but"}
 
 
 def phrase_of(predicate: str, form: str = "compass") -> str:
@@ -54,6 +67,29 @@ def to_prompt(parsed: ParsedPrompt, form: str = "compass") -> str:
     if parsed.place:
         text += f" {parsed.place}"
     return ", ".join([text, *parsed.style])
+
+
+def rephrased(parsed: ParsedPrompt, form: str = "compass") -> str | None:
+    """The prompt in a form's words where these say as much; None where they don't.
+
+    A prompt of several sentences has no such form, nor has one whose words would not all come back: a denial,
+    a position in the picture, a weight.
+
+    Raises:
+        ValueError: an unknown form.
+    """
+    canonical = to_prompt(parsed, form)
+    tokens = tokenize(parsed.text)
+    sentences = sum(mark.word in ".!?;:" and after.is_word for mark, after in itertools.pairwise(tokens))
+    kept = {token.word for token in tokenize(canonical)}
+    lost = (
+        {token.word for token in tokens if token.is_word and not _in_predicate(token, parsed)} - kept - _GLUE
+    )
+    return None if sentences or lost or canonical == parsed.text else canonical
+
+
+def _in_predicate(token: Token, parsed: ParsedPrompt) -> bool:
+    return any(relation.start <= token.start < relation.end for relation in parsed.relations)
 
 
 def _clause(parsed: ParsedPrompt, relation: Relation, form: str, named: set[int]) -> str:

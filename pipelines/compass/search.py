@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.compass.detectors import ObjectDetector
 from pipelines.compass.judging import RULES, TEMPERATURE, Verdict, judge
 from pipelines.compass.parser import ParsedPrompt, parse_prompt
-from pipelines.compass.prompt_text import to_prompt
+from pipelines.compass.prompt_text import rephrased
 
 Paint = Callable[[str, Sequence[int]], Sequence[Image.Image]]
 REPHRASE_AFTER = 2  # pictures in a row that miss an object
@@ -63,7 +63,8 @@ class SearchOptions:
         budget: pictures at most. wanted: accepted pictures after which it stops; 0: paint the whole budget.
         wave: pictures painted at once. rule, temperature: see `judging.judge`.
         rephrase: form (`prompt_text.FORMS`) that takes over when the first pictures all miss an object: a
-            missing object, not a wrong place, is the most frequent failure. None: never.
+            missing object, not a wrong place, is the most frequent failure. Prompts of several sentences
+            and prompts that would lose words stay as they are. None: never.
     Raises:
         ValueError: a value out of range.
     """
@@ -177,13 +178,13 @@ class _Loop:
                 self.on_attempt(attempt)
 
     def maybe_rephrase(self) -> None:
-        """Say it in canonical words when the first pictures all miss an object."""
+        """Say it in canonical words when the first pictures all miss an object and nothing gets lost."""
         form = self.options.rephrase
         if form is None or self.rephrased is not None or len(self.attempts) < REPHRASE_AFTER:
             return
         if all(attempt.verdict.missing for attempt in self.attempts):
-            canonical = to_prompt(self.parsed, form)
-            if canonical != self.text:
+            canonical = rephrased(self.parsed, form)
+            if canonical is not None:
                 self.rephrased = self.text = canonical
 
 

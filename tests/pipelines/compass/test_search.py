@@ -14,6 +14,7 @@ from pipelines.compass.search import (
     search,
     success_curve,
 )
+from pipelines.longalign.pages import page_of
 from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.scene import Scene, SceneObject
 
@@ -83,6 +84,22 @@ def test_missing_things_lead_to_another_wording():
     assert kept.rephrased is None and kept.best == 2
     placed, _ = run([SWAPPED, LONELY, GOOD], budget=4)
     assert placed.rephrased is None  # one of the two showed both
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "There is a red cat. The red cat is to the left of a blue house.",
+        page_of(3, 1).text,
+        "a red cat on the left of the picture and to the left of a blue house",
+        "a red cat to the left of a blue house but not above a dog",
+        "a red cat chases a mouse to the left of a blue house",
+        "a (red cat:1.3) to the left of a blue house",
+    ],
+)
+def test_pages_and_words_without_a_canonical_form_stay_as_they_are(prompt):
+    report, paper = run([LONELY] * 4, budget=4, prompt=prompt)
+    assert report.rephrased is None and {text for text, _ in paper.painted} == {prompt}
 
 
 def test_waves_paint_several_at_once():

@@ -69,6 +69,20 @@ def test_a_search_ends_with_the_first_that_passes(show: Any) -> None:
     assert PipelineJudge().search(Blank(), PROMPT, paint, [3], heard.append, lambda: True).is_stopped
 
 
+def test_a_page_is_painted_as_it_was_written_however_often_it_fails(show: Any) -> None:
+    page = f"This is a page of a storybook. There is {PROMPT}. The red cat has no pattern."
+    show({"house": LEFT}, {"house": LEFT}, {"house": LEFT}, {"cat": LEFT, "house": RIGHT})
+    painted: list[str] = []
+
+    def paint(prompt: str, seed: int) -> Image.Image:
+        painted.append(prompt)
+        return PICTURE
+
+    search = PipelineJudge().search(Blank(), page, paint, [0, 1, 2, 3], lambda _: None, lambda: False)
+    assert painted == [page] * 4 and search.rephrased == ""
+    assert search.attempts[3].judgement.passed and search.best == 3
+
+
 def test_prompts_that_nothing_can_show_are_known_before() -> None:
     judge = PipelineJudge()
     assert judge.problem(PROMPT) == ""
