@@ -5,7 +5,7 @@ blades of grass. Every figure is also taken of a plain enlargement of a 1024 px 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import numpy as np
@@ -25,6 +25,7 @@ from pipelines.storybook.vocabulary import PLACES
 OCTAVES = 5  # from half a cycle per pixel down to one cycle in 64 pixels
 GROUND = 0.74  # below this share of the height lies ground in every scene
 CROPS = 12  # ground crops of a picture that the classifier is asked about
+RESAMPLES = 400
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,15 @@ class Detail:
         spectrum: the worst octave's factor in either direction, at least 1.
         texture: share of ground crops with the texture that their place has.
         seams: verdict on all pictures together.
+        intervals: 95 % of "octave_1" (the finest), ..., "spectrum" and "seams" (their ratio), from pictures
+            drawn anew with replacement (B. Efron, 1979); empty for less than two pictures.
     """
 
     octaves: tuple[float, ...]
     spectrum: float
     texture: Share
     seams: Seams
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def octave_energies(picture: Tensor, crop: int = CROP) -> Tensor:
@@ -109,9 +113,9 @@ class DetailMeter:
 
     def __init__(self, classifier: TextureClassifier) -> None:
         self.classifier = classifier
-        self._energies = torch.zeros(2, OCTAVES, dtype=torch.float64)
+        self._energies: list[Tensor] = []  # of each picture and its drawing, [2, OCTAVES]
         self._right: list[bool] = []
-        self._seams = SeamMeter()
+        self._seams: list[SeamMeter] = []  # one per picture
 
     def add(
         self,
@@ -130,15 +134,35 @@ class DetailMeter:
         ours, drawn = as_tensor(picture), as_tensor(truth)
         if ours.shape != drawn.shape:
             raise ValueError(f"the picture is {list(ours.shape)}, its drawing {list(drawn.shape)}")
-        self._energies += torch.stack([octave_energies(ours), octave_energies(drawn)])
+        self._energies.append(torch.stack([octave_energies(ours), octave_energies(drawn)]))
         texture = f"{place}, ground"
         self._right += [answer == texture for answer in classify(self.classifier, ground_crops(ours, boxes))]
-        self._seams.add(ours)
+        self._seams.append(SeamMeter())
+        self._seams[-1].add(ours)
 
     def result(self) -> Detail:
         """Figures of all pictures so far."""
-        ratios = (self._energies[0] / self._energies[1]).tolist()
-        return Detail(tuple(ratios), spectrum_factor(ratios), Share.of(self._right), self._seams.result())
+        ratios = self._ratios(range(len(self._energies)))
+        seams = SeamMeter.together(self._seams).result()
+        return Detail(tuple(ratios), spectrum_factor(ratios), Share.of(self._right), seams, self._intervals())
+
+    def _ratios(self, chosen: Iterable[int]) -> list[float]:
+        ours, drawn = torch.stack([self._energies[index] for index in chosen]).sum(0)
+        return (ours / drawn).tolist()
+
+    def _intervals(self) -> dict[str, tuple[float, float]]:
+        count, rng = len(self._energies), Random(0)
+        if count < 2:
+            return {}
+        rows = []
+        for _ in range(RESAMPLES):
+            chosen = rng.choices(range(count), k=count)
+            ratios = self._ratios(chosen)
+            seams = SeamMeter.together(self._seams[index] for index in chosen).ratio
+            rows.append([*ratios, spectrum_factor(ratios), seams])
+        names = [*(f"octave_{k + 1}" for k in range(OCTAVES)), "spectrum", "seams"]
+        ends = np.quantile(np.array(rows), (0.025, 0.975), axis=0).T.tolist()
+        return {name: (low, high) for name, (low, high) in zip(names, ends, strict=True)}
 
 
 def as_tensor(picture: Image.Image | Tensor) -> Tensor:

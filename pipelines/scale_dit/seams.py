@@ -1,6 +1,7 @@
 """A meter for seams: how a picture differs along the borders of its tiles from how it is beside them."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,15 +61,26 @@ class SeamMeter:
                 zone = (start * 8, (before + TILE) * 8)
                 self._borders.append((name, start * 8, _differences(across[::EVERY], zone)))
 
+    @classmethod
+    def together(cls, meters: "Iterable[SeamMeter]") -> "SeamMeter":
+        """One that has seen the pictures of all these; a meter given twice counts twice."""
+        found = cls()
+        found._borders = [border for meter in meters for border in meter._borders]
+        return found
+
+    @property
+    def ratio(self) -> float:
+        """`result().ratio`, without a look at single borders."""
+        return _verdict(torch.cat([logs for _, _, logs in self._borders])) if self._borders else 1.0
+
     def result(self) -> Seams:
         """The verdict so far; ratio 1 when all pictures are single tiles."""
         if not self._borders:
             return Seams(1.0, 1.0)
         single = [_verdict(logs) for _, _, logs in self._borders]
         worst = max(range(len(single)), key=lambda index: single[index])
-        ratio = _verdict(torch.cat([logs for _, _, logs in self._borders]))
         name, at, _ = self._borders[worst]
-        return Seams(ratio, single[worst], **{name: at})
+        return Seams(self.ratio, single[worst], **{name: at})
 
 
 def measure_seams(picture: "Image.Image | Tensor") -> Seams:

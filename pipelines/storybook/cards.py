@@ -20,6 +20,8 @@ PURPOSE = {
     "LongAlign.",
     "storybook-eyes": "Finds objects in Storybook pictures with kind, colour, pattern and box: badges, "
     "verification and filters of the studio.",
+    "storybook-flextok": "Turns Storybook pictures of 128 px into 1 to 256 ordered tokens, of which every "
+    "prefix is a picture, and text into such tokens; `FlexTokPipeline` and `FlexARPipeline` open it.",
     "storybook-flux": "Paints Storybook scenes from text; stock diffusers loads it as `FluxPipeline`, "
     "`ScaleDiTPipeline` paints any size with it.",
     "storybook-judge": "A second detector, of another architecture and seed, that only reports metrics and "
@@ -28,6 +30,7 @@ PURPOSE = {
     "`StableDiffusionPipeline`.",
     "storybook-texture": "Tells the fine texture of an empty place in 4096 px pictures from no texture: an "
     "instrument for measuring detail.",
+    "storybook-video": "Films Storybook scenes from text, clip after clip; `VidRDPipeline` opens it.",
     "storybook-vae": "Autoencoder of Storybook pictures: 8 px a latent, 16 channels of mean 0 and "
     "deviation 1.",
 }
@@ -41,7 +44,8 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
     """
     if name not in PURPOSE:
         raise ValueError(
-            f"no purpose is known for {name!r}; pipelines/storybook/cards.py has {sorted(PURPOSE)}"
+            f"no card can be written for {name}: say what it is for in PURPOSE of "
+            f"pipelines/storybook/cards.py, which knows {', '.join(sorted(PURPOSE))}"
         )
     licence = entry["license"].lower()
     head = f"---\nlicense: {licence}\nlibrary_name: diffusers\ntags: [tessera, storybook]\n---\n"
@@ -65,11 +69,13 @@ def write_card(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
 
 
 def _flat(table: Any, path: str = "") -> list[tuple[str, str]]:
-    """Leaves with their path; a share with its interval counts as one leaf."""
+    """Leaves with their path; a figure with its interval counts as one leaf, without a unit it is a share."""
     if isinstance(table, Mapping) and "value" in table:
-        interval = " to ".join(f"{end:.1%}" for end in table["ci95"]) if "ci95" in table else ""
-        if interval:
-            return [(path, f"{table['value']:.1%} (95 %: {interval}, n = {table['n']})")]
+        if "ci95" in table:
+            form, unit = ("", f" {table['unit']}".rstrip()) if "unit" in table else (".1%", "")
+            low, high = (format(end, form) for end in table["ci95"])
+            value = format(table["value"], form)
+            return [(path, f"{value}{unit} (95 %: {low} to {high}, n = {table['n']})")]
         return [(path, f"{table['value']} {table.get('unit', '')} (n = {table['n']})")]
     if isinstance(table, Mapping):
         return [leaf for key, value in table.items() for leaf in _flat(value, f"{path} / {key}".lstrip("/ "))]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pipelines.storybook.cards import PURPOSE, write_card
+from pipelines.storybook.cards import write_card
 from pipelines.weights import MANIFEST, list_files
 
 SHARD = "9MB"
@@ -140,12 +140,14 @@ def publish_clip_text(state: Path, folder: Path) -> None:
 def renew_manifest(weights: Path, name: str, entry: dict[str, Any]) -> None:
     """Put a model's entry (class, recipe, metrics) with the checksums of its files into the manifest.
 
-    A model of Storybook gets its card from the same entry.
+    The model's card is written from the same entry.
+
+    Raises:
+        ValueError: `cards.py` doesn't say what the model is for; nothing is written then.
     """
     path = weights / MANIFEST
     entry = {**entry, "license": LICENSE}
-    if name in PURPOSE:
-        write_card(weights / entry["folder"], name, entry)
+    write_card(weights / entry["folder"], name, entry)
     manifest = json.loads(path.read_text()) if path.exists() else {"models": {}}
     files = list_files(weights / entry["folder"])
     total = sum(file["bytes"] for file in files.values())

@@ -4,14 +4,20 @@ import json
 
 import pytest
 
+from pipelines.storybook import cards
 from pipelines.storybook.publish import renew_manifest
 from pipelines.weights import list_files, read_manifest, sha256_of, verify_folder
 
 
+def entry_of(folder):
+    return {"folder": folder.name, "class": "FluxPipeline", "recipe": {"seed": 1}, "metrics": {"psnr": 33.0}}
+
+
 @pytest.fixture
-def listed(own_folder):
+def listed(own_folder, monkeypatch):
     """A model folder with its entry in the manifest beside it."""
-    renew_manifest(own_folder.parent, "tiny", {"folder": own_folder.name, "class": "FluxPipeline"})
+    monkeypatch.setattr(cards, "PURPOSE", {**cards.PURPOSE, "tiny": "Is tested.", "other": "Is another."})
+    renew_manifest(own_folder.parent, "tiny", entry_of(own_folder))
     return own_folder
 
 
@@ -29,6 +35,7 @@ def test_the_manifest_tells_files_and_licence(listed):
     assert entry["files"] == list_files(listed) and entry["license"] == "Apache-2.0"
     assert entry["bytes"] == sum(path.stat().st_size for path in listed.rglob("*") if path.is_file())
     assert "transformer/config.json" in entry["files"] and entry["class"] == "FluxPipeline"
+    assert "Is tested." in (listed / "README.md").read_text() and "README.md" in entry["files"]
     assert not list(listed.parent.glob("*.part"))
 
 
@@ -36,9 +43,35 @@ def test_renewing_an_entry_leaves_the_others(listed):
     other = listed.parent / "other"
     other.mkdir()
     (other / "config.json").write_text("{}")
-    renew_manifest(listed.parent, "other", {"folder": "other"})
+    renew_manifest(listed.parent, "other", entry_of(other))
     models = read_manifest(listed.parent)["models"]
-    assert set(models) == {"tiny", "other"} and models["other"]["bytes"] == 2
+    assert set(models) == {"tiny", "other"} and set(models["other"]["files"]) == {"config.json", "README.md"}
+
+
+def test_a_model_that_nobody_describes_is_refused_and_nothing_is_written(listed):
+    before = (listed.parent / "MANIFEST.json").read_bytes()
+    other = listed.parent / "storybook-new"
+    other.mkdir()
+    with pytest.raises(ValueError, match="no card can be written for storybook-new: say what it is for"):
+        renew_manifest(listed.parent, "storybook-new", entry_of(other))
+    assert (listed.parent / "MANIFEST.json").read_bytes() == before and not list(other.iterdir())
+
+
+def test_every_model_of_storybook_has_a_purpose():
+    expected = {"flextok", "video", "flux", "sd", "vae", "clip", "eyes", "judge", "texture"}
+    assert {name.removeprefix("storybook-") for name in cards.PURPOSE} >= expected
+
+
+def test_cards_show_shares_as_percent_and_factors_in_their_unit(listed):
+    figures = {
+        "right": {"value": 0.5, "n": 4, "ci95": [0.15, 0.85]},
+        "seams": {"value": 1.03, "n": 6, "unit": "x", "ci95": [1.0, 1.25]},
+        "psnr": {"value": 33.0, "n": 8, "unit": "dB"},
+    }
+    text = cards.card("tiny", {**entry_of(listed), "license": "Apache-2.0", "metrics": figures})
+    assert "| right | 50.0% (95 %: 15.0% to 85.0%, n = 4) |" in text
+    assert "| seams | 1.03 x (95 %: 1.0 to 1.25, n = 6) |" in text
+    assert "| psnr | 33.0 dB (n = 8) |" in text
 
 
 @pytest.mark.parametrize("content", ["[]", '{"model": {}}', '{"models": []}', "nothing"])

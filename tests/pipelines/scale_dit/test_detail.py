@@ -110,6 +110,23 @@ def test_drawings_pass_and_enlargements_do_not(classifier):
     assert details["enlarged"].spectrum > 2.0 and details["enlarged"].octaves[0] < 0.5
     table = figures(details["painted"], 2)
     assert table["spectrum"]["value"] == 1.0 and 0 <= table["texture"]["value"] <= 1
+    assert table["spectrum"]["ci95"] == [1.0, 1.0] and len(table["texture"]["ci95"]) == 2
+    low, high = details["enlarged"].intervals["octave_1"]
+    assert low <= details["enlarged"].octaves[0] <= high < 0.5
+
+
+def test_intervals_come_from_pictures_drawn_anew(classifier):
+    """Of two pictures a quarter of the draws takes one twice: the ends are the single pictures' figures."""
+    drawings = [Image.fromarray(draw_scene(scene, 256, 256)) for scene, _ in detail_scenes(2)]
+    soft = [drawings[0].resize((128, 128)).resize((256, 256)), drawings[1]]  # only the first is off
+    meter, single = DetailMeter(classifier), DetailMeter(classifier)
+    for ours, truth in zip(soft, drawings, strict=True):
+        meter.add(ours, truth, "meadow")
+    single.add(soft[0], drawings[0], "meadow")
+    result, alone = meter.result(), single.result()
+    assert result.intervals["octave_1"] == pytest.approx((alone.octaves[0], 1.0))
+    assert result.intervals["spectrum"] == pytest.approx((1.0, alone.spectrum))
+    assert alone.intervals == {} and "ci95" not in figures(alone, 1)["spectrum"]
 
 
 def test_a_picture_and_its_drawing_have_one_size(classifier):

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPModel, CLIPTextModel, T5EncoderModel
 
-from pipelines.storybook import publish
+from pipelines.storybook import cards, publish
 from pipelines.storybook.publish import averaged, fold_statistics, latent_statistics
 from pipelines.storybook.text import build_clip, build_clip_tokenizer, build_t5, build_t5_tokenizer
 from pipelines.storybook.train_vae import VAE_CONFIG
@@ -94,15 +94,16 @@ def test_text_towers_are_published_as_stock_classes(tmp_path):
         )
 
 
-def test_the_manifest_is_renewed_from_the_command_line(tmp_path):
+def test_the_manifest_is_renewed_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(cards, "PURPOSE", {"mine": "Is tested."})
     weights = tmp_path / "weights"
     (weights / "model").mkdir(parents=True)
     (weights / "model/config.json").write_text("{}")
     entry = tmp_path / "entry.json"
-    entry.write_text(json.dumps({"folder": "model", "metrics": {"psnr": 33.0}}))
+    entry.write_text(json.dumps({"folder": "model", "class": "X", "recipe": {}, "metrics": {"psnr": 33.0}}))
     publish.main(["manifest", "--state", str(entry), "--folder", str(weights), "--name", "mine"])
     written = read_manifest(weights)["models"]["mine"]
-    assert written["metrics"] == {"psnr": 33.0} and list(written["files"]) == ["config.json"]
+    assert written["metrics"] == {"psnr": 33.0} and set(written["files"]) == {"config.json", "README.md"}
     assert verify_folder(weights / "model") == []
 
 
