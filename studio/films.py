@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,14 +40,16 @@ class VideoFacts:
 
 @dataclass(frozen=True)
 class Film:
-    """A finished video in memory; frames clip by clip.
+    """A finished video.
 
     Args:
-        seconds: Per phase.
+        clips: Frames clip by clip; each round may read them anew from the store, one clip at a time, and may
+            raise ValueError or `PaintingStopped` then.
+        seconds: Per phase; what reading the clips costs is added by it.
         warnings: Sentences the person should read.
     """
 
-    clips: tuple[tuple[Image.Image, ...], ...]
+    clips: Iterable[Sequence[Image.Image]]
     fps: float
     width: int
     height: int
@@ -56,6 +58,11 @@ class Film:
     device: str
     warnings: tuple[str, ...]
     peak_bytes: int
+
+    def frames(self) -> Iterator[Image.Image]:
+        """All frames, one after another."""
+        for clip in self.clips:
+            yield from clip
 
 
 @dataclass(frozen=True)
@@ -101,9 +108,11 @@ class Filmer(Protocol):
         """Film; `on_clip` hears number (from 1) and frames of each clip as soon as it is done."""
 
     def write(
-        self, frames: Sequence[Image.Image], path: Path, fps: float, recipe: dict[str, Any]
+        self, frames: Iterable[Image.Image], path: Path, fps: float, recipe: dict[str, Any]
     ) -> VideoFacts:
         """Write .mp4, .webp, .gif, or without ending a folder of PNG; whole or not at all.
+
+        Frames are taken one by one, and .mp4 and folders let each go before the next.
 
         Raises:
             ValueError: a format or rate that is not allowed. OSError: the place can't be written.

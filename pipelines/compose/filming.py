@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.compose.film_clips import FilmClips
 from pipelines.compose.film_request import (
     GUIDANCE,
     STEPS,
@@ -30,9 +31,10 @@ from pipelines.runtime import choose_runtime, peak_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from pipelines.vidrd.clip_loop import Step
-    from pipelines.vidrd.clip_store import ClipStore, FinishedClip
+    from pipelines.vidrd.clip_store import ClipStore
     from pipelines.vidrd.video_files import VideoFile
 
 PREVIEW_EVERY_S = 0.5
@@ -85,14 +87,17 @@ class Film:
     """A finished film, and how it was made.
 
     Attributes:
-        clips: shown frames, clip by clip (interpolated frames go to the clip before them).
+        clips: shown frames, clip by clip (interpolated frames go to the clip before them). Where there is a
+            store, each round reads them anew, so that one clip is in memory; a store that is damaged or gone
+            then raises ValueError, and a stop while frames are filled in `Cancelled`.
         fps: frames per second when played.
-        seconds: time of each phase: "encode", "clip 1" and further ones, "preview", "smooth".
+        seconds: time of each phase: "encode", "clip 1" and further ones, "preview"; and "smooth", once the
+            frames were read.
         warnings: sentences that the person should read.
         peak_bytes: largest resident size of this process so far.
     """
 
-    clips: tuple[tuple[Image.Image, ...], ...]
+    clips: FilmClips
     fps: float
     width: int
     height: int
@@ -104,7 +109,8 @@ class Film:
 
     @property
     def frames(self) -> list[Image.Image]:
-        return [frame for clip in self.clips for frame in clip]
+        """All frames at once."""
+        return list(self.clips.frames())
 
 
 @dataclass(frozen=True)
@@ -165,9 +171,7 @@ def film(
         Cancelled: `should_stop` answered True (asked after every step); finished clips stay in the store.
         ValueError: a bad request, a store of another film.
     """
-    shooting = _Shooting(model, request, on_progress, should_stop)
-    clips = list(shooting.clips(store))
-    return shooting.finish(clips)
+    return _Shooting(model, request, on_progress, should_stop).film(store)
 
 
 def film_again(
@@ -191,8 +195,7 @@ def film_again(
     """
     shooting = _Shooting(model, request, on_progress, should_stop)
     shooting.again(clip, store)
-    clips = list(shooting.clips(store))
-    return shooting.finish(clips)
+    return shooting.film(store)
 
 
 def export_film(
@@ -205,7 +208,7 @@ def export_film(
     """
     from pipelines.vidrd.video_files import export_video
 
-    return export_video(made.frames, path, made.fps, recipe, quality)
+    return export_video(made.clips.frames(), path, made.fps, recipe, quality)
 
 
 class _Shooting:
@@ -247,22 +250,27 @@ class _Shooting:
         changes = tuple(zip(sorted(self.request.prompts_at), texts[1:], strict=True))
         return (texts[0], changes), tuple(dict.fromkeys(remarks))
 
-    def clips(self, folder: Path | None) -> Iterator[tuple[Image.Image, ...]]:
-        """Film what the store lacks; tell of each finished clip, and give its shown frames."""
+    def film(self, folder: Path | None) -> Film:
+        """Film what the store lacks, tell of each finished clip, and say where the frames are."""
         self._begin()
         start = list(self.request.start) or None
         began = time.monotonic()
         store = self._store(folder) if folder is not None else None
-        made = self.model.pipeline.film(self.plan, start=start, store=store, report=self._on_step)
-        for finished in made:
+        lengths: list[int] = []
+        kept: list[tuple[Image.Image, ...]] = []  # without a store
+        for finished in self.model.pipeline.film(self.plan, start=start, store=store, report=self._on_step):
             self._spend(f"clip {finished.index + 1}")
-            pictures = _pictures(finished)
+            pictures = _pictures(finished.frames)
+            lengths.append(len(pictures))
             self._tell("clip", finished.index, self.plan.num_inference_steps, frames=pictures)
-            yield pictures
+            if store is None:
+                kept.append(pictures)
         if self.filmed:
             learn_film_speed(
                 self.plan, count_weights(self.model.folder), self.filmed, time.monotonic() - began
             )
+        read = kept.__getitem__ if store is None else lambda number: _pictures(store.frames(number))
+        return self._made(read, lengths)
 
     def again(self, number: int, folder: Path) -> None:
         self._begin()
@@ -285,46 +293,52 @@ class _Shooting:
         }
         return ClipStore(folder, self.plan, identity)
 
-    def finish(self, clips: list[tuple[Image.Image, ...]]) -> Film:
-        fps = self.request.fps
-        if self.request.smooth > 1:
-            self._tell("smooth", self.plan.num_clips - 1, self.plan.num_inference_steps)
-            clips, fps = self._smoothed(clips), fps * self.request.smooth
-            self._spend("smooth")
+    def _made(self, read: Callable[[int], tuple[Image.Image, ...]], lengths: Sequence[int]) -> Film:
+        factor = self.request.smooth
+        seconds = {name: round(value, 3) for name, value in self.seconds.items()}
+        fill = None if factor == 1 else lambda frames: self._smoothed(frames, seconds)
         return Film(
-            clips=tuple(clips),
-            fps=fps,
+            clips=FilmClips(read, lengths, fill, factor),
+            fps=self.request.fps * factor,
             width=self.plan.width,
             height=self.plan.height,
-            seconds={name: round(value, 3) for name, value in self.seconds.items()},
+            seconds=seconds,
             dtype=self.model.dtype,
             device=self.model.device,
             warnings=self.warnings,
             peak_bytes=peak_bytes(),
         )
 
-    def _smoothed(self, clips: list[tuple[Image.Image, ...]]) -> list[tuple[Image.Image, ...]]:
-        """Frames in between; those between two clips go to the first of them."""
-        from pipelines.vidrd.interpolation import ModelInterpolator, interpolate_flow
+    def _smoothed(self, frames: Iterator[Image.Image], seconds: dict[str, float]) -> Iterator[Image.Image]:
+        """Frames and those in between; the time that this takes goes into `seconds`."""
+        self._tell("smooth", self.plan.num_clips - 1, self.plan.num_inference_steps)
+        spent, mark = 0.0, time.monotonic()
+        for frame in self._filler()(self._watched(frames), self.request.smooth):
+            spent += time.monotonic() - mark
+            seconds["smooth"] = round(spent, 3)
+            yield frame
+            mark = time.monotonic()
 
-        fill: Callable[[Sequence[Image.Image], int], list[Image.Image]] = interpolate_flow
-        pipeline, factor = self.model.pipeline, self.request.smooth
-        if self.model.interpolator is not None:
-            fill = ModelInterpolator(
-                self.model.interpolator,
-                pipeline.encode_pictures,
-                pipeline.decode_latents,
-                pipeline.scheduler,
-                pipeline.encode_prompt(""),
-            )
-        flat = [frame for clip in clips for frame in clip]
-        if len(flat) < 2:
-            return clips
-        smooth, at, out = fill(flat, factor), 0, []
-        for clip in clips:
-            out.append(tuple(smooth[at : at + len(clip) * factor]))
-            at += len(clip) * factor
-        return out
+    def _watched(self, frames: Iterator[Image.Image]) -> Iterator[Image.Image]:
+        for frame in frames:
+            if self.should_stop():
+                raise Cancelled
+            yield frame
+
+    def _filler(self) -> Callable[[Iterator[Image.Image], int], Iterator[Image.Image]]:
+        """What puts frames in between: the folder's model, or optical flow where it has none."""
+        from pipelines.vidrd.interpolation import ModelInterpolator, flow_stream
+
+        if self.model.interpolator is None:
+            return flow_stream
+        pipeline = self.model.pipeline
+        return ModelInterpolator(
+            self.model.interpolator,
+            pipeline.encode_pictures,
+            pipeline.decode_latents,
+            pipeline.scheduler,
+            pipeline.encode_prompt(""),
+        ).stream
 
     def _begin(self) -> None:
         if self.should_stop():
@@ -373,10 +387,11 @@ class _Shooting:
         return self.model.pipeline.image_processor.numpy_to_pil(picture)[0]
 
 
-def _pictures(finished: FinishedClip) -> tuple[Image.Image, ...]:
+def _pictures(frames: Tensor) -> tuple[Image.Image, ...]:
+    """The first video's frames, from `[B, F, H, W, 3]`."""
     from PIL import Image
 
-    return tuple(Image.fromarray(frame) for frame in finished.frames[0].numpy())
+    return tuple(Image.fromarray(frame) for frame in frames[0].numpy())
 
 
 def folder_stamp(folder: Path) -> str:

@@ -141,16 +141,31 @@ class ClipStore:
             clip = ClipLatents(number, tensors["latents"], trajectory, opening, handover, record["closes"])
             settings = record["settings"]
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} can't be read as a clip ({error!r:.100}); remove it to film it again"
-            ) from error
+            raise ValueError(_unreadable(path, error)) from error
         if not any_settings and settings != _order(self.plan.clips()[number]):
             raise ValueError(f"{path} was filmed with other settings than asked now; film this clip again")
         return FinishedClip(clip, frames)
 
+    def frames(self, number: int) -> torch.Tensor:
+        """Shown frames of a clip alone, `[B, F, H, W, 3]` uint8.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self.path(number)
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor("frames")
+        except (SafetensorError, OSError) as error:
+            raise ValueError(_unreadable(path, error)) from error
+
     def relabel(self, number: int) -> None:
         """Record that a clip belongs to the present plan although an earlier one was filmed again."""
         self.save(self.load(number, any_settings=True))
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return f"{path} can't be read as a clip ({error!r:.100}); remove it to film it again"
 
 
 def _common(plan: FilmPlan) -> dict[str, Any]:

@@ -5,7 +5,7 @@ where none is given), and the mask that says where. Source of the mechanism: arX
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,19 +45,33 @@ def interpolate_flow(frames: Sequence[Image.Image], factor: int) -> list[Image.I
     the other counts alone.
     """
     check_factor(frames, factor)
-    pixels = to_frames(frames)
-    there, back = optical_flow(pixels[:-1], pixels[1:]), optical_flow(pixels[1:], pixels[:-1])
+    return list(flow_stream(frames, factor))
+
+
+def flow_stream(frames: Iterable[Image.Image], factor: int) -> Iterator[Image.Image]:
+    """`interpolate_flow` of frames that come one by one, two of them in memory; a single one stays alone."""
+    last: Image.Image | None = None
+    for frame in frames:
+        if last is not None:
+            yield last.convert("RGB")
+            yield from _between(last, frame, factor)
+        last = frame
+    if last is not None:
+        yield last.convert("RGB")
+
+
+def _between(first: Image.Image, second: Image.Image, factor: int) -> list[Image.Image]:
+    one, two = to_frames([first]), to_frames([second])
+    there, back = optical_flow(one, two), optical_flow(two, one)
     trust_first, trust_second = _agreement(there, back), _agreement(back, there)
-    out: list[list[Image.Image]] = [[frame.convert("RGB")] for frame in frames[:-1]]
+    pictures = []
     for step in range(1, factor):
         t = step / factor
         to_first, to_second = -t * there, -(1 - t) * back
-        first = (1 - t) * warp(trust_first, to_first)
-        second = t * warp(trust_second, to_second)
-        mixed = first * warp(pixels[:-1], to_first) + second * warp(pixels[1:], to_second)
-        for row, frame in zip(out, mixed / (first + second), strict=True):
-            row.append(_picture(frame))
-    return [*(frame for row in out for frame in row), frames[-1].convert("RGB")]
+        share, other = (1 - t) * warp(trust_first, to_first), t * warp(trust_second, to_second)
+        mixed = share * warp(one, to_first) + other * warp(two, to_second)
+        pictures.append(_picture((mixed / (share + other))[0]))
+    return pictures
 
 
 def _agreement(flow: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
@@ -119,23 +133,36 @@ class ModelInterpolator:
         self.scheduler = type(scheduler).from_config(scheduler.config)
         self.states, self.steps = states, steps
 
-    @torch.no_grad()
     def __call__(self, frames: Sequence[Image.Image], factor: int) -> list[Image.Image]:
         """n frames become (n - 1) factor + 1; the given ones stay as they are."""
         check_factor(frames, factor)
+        return list(self.stream(frames, factor))
+
+    @torch.no_grad()
+    def stream(self, frames: Iterable[Image.Image], factor: int) -> Iterator[Image.Image]:
+        """The same of frames that come one by one, with one window of them in memory; one stays alone."""
         gaps = (WINDOW - 1) // factor  # that one window fills
+        window: list[Image.Image] = []
+        first = 0
+        for frame in frames:
+            window.append(frame)
+            if len(window) > gaps:
+                yield from self._window(window, factor, first)
+                window, first = window[-1:], first + gaps
+        if len(window) > 1:
+            yield from self._window(window, factor, first)
+        if window:
+            yield window[-1].convert("RGB")
+
+    def _window(self, frames: Sequence[Image.Image], factor: int, seed: int) -> Iterator[Image.Image]:
+        """Given frames and those behind them, without the last one; a window may be short."""
+        gaps = (WINDOW - 1) // factor
         width, height = frames[0].size
-        out: list[Image.Image] = []
-        for first in range(0, len(frames) - 1, gaps):
-            keys = list(frames[first : first + gaps + 1])
-            used = len(keys) - 1
-            keys += [keys[-1]] * (gaps - used)  # the last window may be short
-            z = self.encode(keys, height, width)
-            pixels = self.decode(self._fill(z, factor, first))[0]
-            for gap in range(used):
-                new = [_picture(pixels[gap * factor + step].cpu()) for step in range(1, factor)]
-                out += [frames[first + gap].convert("RGB"), *new]
-        return [*out, frames[-1].convert("RGB")]
+        keys = [*frames, *[frames[-1]] * (gaps + 1 - len(frames))]
+        pixels = self.decode(self._fill(self.encode(keys, height, width), factor, seed))[0]
+        for gap, frame in enumerate(frames[:-1]):
+            yield frame.convert("RGB")
+            yield from (_picture(pixels[gap * factor + step].cpu()) for step in range(1, factor))
 
     def _fill(self, keys: torch.Tensor, factor: int, seed: int) -> torch.Tensor:
         """Latents of a whole window from those of its given frames."""

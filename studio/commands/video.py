@@ -88,9 +88,8 @@ def _request(arguments: argparse.Namespace) -> VideoRequest:
 
 
 def _write(filmer: Filmer, film: Any, out: Path, request: VideoRequest) -> Any:
-    frames = [frame for clip in film.clips for frame in clip]
     try:
-        return filmer.write(frames, out, film.fps, film_recipe(request, film))
+        return filmer.write(film.frames(), out, film.fps, film_recipe(request, film))
     except OSError as error:
         raise storage_error(error, "the video", out.parent) from error
 

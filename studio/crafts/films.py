@@ -181,9 +181,8 @@ class _Shown:
 
     def finish(self, film: Film) -> dict[str, Any]:
         """Write the whole video; what a page shows of it."""
-        frames = [frame for clip in film.clips for frame in clip]
         facts = self._filmer.write(
-            frames, self._folder / "video.mp4", film.fps, film_recipe(self._request, film)
+            film.frames(), self._folder / "video.mp4", film.fps, film_recipe(self._request, film)
         )
         self._news.keep("poster.webp", thumbnail_bytes(facts.poster))
         shown = {"frames": facts.frames, "fps": facts.fps, "width": facts.width, "height": facts.height}

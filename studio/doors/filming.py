@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ class PipelineFilmer:
         except filming.Cancelled as error:
             raise PaintingStopped from error
         return Film(
-            made.clips,
+            _Clips(made.clips),
             made.fps,
             made.width,
             made.height,
@@ -82,7 +82,7 @@ class PipelineFilmer:
         )
 
     def write(
-        self, frames: Sequence[Image.Image], path: Path, fps: float, recipe: dict[str, Any]
+        self, frames: Iterable[Image.Image], path: Path, fps: float, recipe: dict[str, Any]
     ) -> VideoFacts:
         """See `Filmer`."""
         from pipelines.vidrd.video_files import export_video
@@ -95,6 +95,21 @@ class PipelineFilmer:
         from pipelines.compose import filming
 
         return tuple(filming.read_start(path, frames))
+
+
+class _Clips:
+    """The clips of a film, which can be stopped while they are read."""
+
+    def __init__(self, clips: Iterable[Sequence[Image.Image]]) -> None:
+        self._clips = clips
+
+    def __iter__(self) -> Iterator[Sequence[Image.Image]]:
+        from pipelines.compose.painting import Cancelled
+
+        try:
+            yield from self._clips
+        except Cancelled as error:
+            raise PaintingStopped from error
 
 
 def _asked(request: VideoRequest) -> FilmRequest:

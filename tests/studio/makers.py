@@ -7,7 +7,7 @@ import json
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,12 @@ class DrawingTokenizer:
 
     Args:
         gate: Decoding waits for it after the first stop.
+        half: Drawing tokens from text waits for it after half of them, when it has shown them.
         generates: Whether it draws tokens from text.
     """
 
     gate: threading.Event | None = None
+    half: threading.Event | None = None
     generates: bool = True
     calls: list[str] = field(default_factory=list)
 
@@ -119,9 +121,17 @@ class DrawingTokenizer:
         digest = hashlib.sha512(f"{prompt}|{options.seed}|{options.temperature}".encode()).digest()
         fresh = [(digest[2 * n] * 256 + digest[2 * n + 1]) % CODES for n in range(COUNT)]
         ids = [*options.prefix, *fresh][: options.keep or COUNT]
-        if on_progress:
-            preview = show(ids, options.seed)
-            on_progress(Report("generate", step=len(ids), steps=len(ids), fraction=1.0, preview=preview))
+        for count in (len(ids) // 2, len(ids)):
+            while count == len(ids) and self.half and not self.half.is_set():
+                if should_stop():
+                    raise PaintingStopped
+                time.sleep(0.002)
+            if on_progress:
+                preview = show(ids[:count], options.seed)
+                fraction = count / len(ids)
+                on_progress(
+                    Report("generate", step=count, steps=len(ids), fraction=fraction, preview=preview)
+                )
         strip = self.read(pack_ids(ids, SIDE, SIDE))
         return Generated(show(ids, options.seed), _seconds("generate"), ("careful",), "cpu", "float32", strip)
 
@@ -208,8 +218,9 @@ class DrawingFilmer:
         return [(digest[0], (digest[1] + 9 * frame) % 256, digest[2]) for frame in range(request.frames)]
 
     def write(
-        self, frames: Sequence[Image.Image], path: Path, fps: float, recipe: dict[str, Any]
+        self, frames: Iterable[Image.Image], path: Path, fps: float, recipe: dict[str, Any]
     ) -> VideoFacts:
+        frames = list(frames)
         if self.encodes:
             from pipelines.vidrd.video_files import export_video
 

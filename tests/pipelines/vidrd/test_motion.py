@@ -11,6 +11,7 @@ from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.scene import Scene, SceneObject
 from pipelines.vidrd.interpolation import (
     ModelInterpolator,
+    flow_stream,
     interpolate_flow,
     interpolate_linear,
     interpolation_unet,
@@ -92,6 +93,35 @@ def test_what_cannot_be_interpolated():
         interpolate_linear(frames, 3)
     with pytest.raises(ValueError, match="interpolation needs at least 2 frames, got 1"):
         interpolate_flow(frames[:1], 2)
+
+
+def test_frames_are_filled_in_as_they_come(video_pipeline):
+    model = ModelInterpolator(
+        interpolation_unet(video_pipeline.unet).eval(),
+        video_pipeline.encode_pictures,
+        video_pipeline.decode_latents,
+        video_pipeline.scheduler,
+        video_pipeline.encode_prompt(""),
+        steps=1,
+    )
+    frames = [frame.resize((32, 32)) for frame in drifting(6)]
+    for fill, stream, held in ((model, model.stream, 3), (interpolate_flow, flow_stream, 2)):
+        taken = []
+        coming = (taken.append(index) or frame for index, frame in enumerate(frames))
+        filled = stream(coming, 4)
+        first = next(filled)
+        assert len(taken) <= held and first.tobytes() == frames[0].tobytes()
+        rest = [first, *filled]
+        assert [a.tobytes() for a in rest] == [b.tobytes() for b in fill(frames, 4)]
+        assert len(rest) == 21 and [len(list(stream(frames[:n], 4))) for n in (0, 1, 2)] == [0, 1, 5]
+
+
+def test_the_flow_of_a_pair_does_not_depend_on_other_pairs():
+    frames = to_frames(drifting(5))
+    together = optical_flow(frames[:-1], frames[1:])
+    for index in range(4):
+        alone = optical_flow(frames[index : index + 1], frames[index + 1 : index + 2])
+        torch.testing.assert_close(alone[0], together[index], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
