@@ -2,7 +2,7 @@
 
 One token count per batch, drawn evenly over the octaves 1, 2, 3-4, ..., 129-256: both transformers then work
 on exactly the tokens that count (the rest is left out or collapsed, which changes nothing), so that a sample
-costs about a third. Every octave comes once in nine batches. Features of the decoder's second block are drawn
+costs about a third. In twelve batches every octave comes once, the last one four times. Features of the decoder's second block are drawn
 towards those of the frozen eyes (arXiv 2410.06940).
 """
 
@@ -43,6 +43,7 @@ ENCODER: dict[str, Any] = {**SIZES, "depth": 4}
 DECODER: dict[str, Any] = {**SIZES, "depth": 6, "max_timestep": 20.0}
 FEATURES = 128  # channels of the eyes at 16 px
 NULL_SHARE = 0.1
+LONG = 3  # extra batches of the last octave in a round: half of all tokens learn from these alone
 EARLY, EARLY_SHARE = 0.15, 0.4  # so many samples lie this close to pure noise: only the tokens tell them
 TIME_SPREAD = 1.4
 TIME_SHIFT = 1.0  # towards noise, where the tokens are needed
@@ -146,8 +147,8 @@ def scattered_places(count: int) -> list[tuple[int, int]]:
 
 
 def token_count(batch_index: int, seed: int, most: int) -> int:
-    """Tokens of a batch: every octave once in a round, evenly inside the octave."""
-    stops = [stop for stop in STOPS if stop <= most]
+    """Tokens of a batch: in a round every octave once and the last one more often, evenly inside it."""
+    stops = [stop for stop in STOPS if stop <= most] + [most] * LONG
     turn, place = divmod(batch_index, len(stops))
     order = Random(f"{seed}/{turn}").sample(stops, len(stops))
     return Random(f"{seed}/{turn}/{place}").randint(order[place] // 2 + 1, order[place])

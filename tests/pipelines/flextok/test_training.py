@@ -68,12 +68,12 @@ def published(parts, tmp_path, task):
     return folder
 
 
-def test_every_octave_comes_once_in_a_round():
-    for first in (0, 9, 45):
-        counts = [token_count(i, 3, 256) for i in range(first, first + 9)]
+def test_every_octave_comes_once_in_a_round_and_the_last_more_often():
+    for first in (0, 12, 60):
+        counts = [token_count(i, 3, 256) for i in range(first, first + 12)]
         octaves = sorted((count - 1).bit_length() for count in counts)
-        assert octaves == list(range(9))
-    assert [token_count(i, 3, 256) for i in range(9)] != [token_count(i, 3, 256) for i in range(9, 18)]
+        assert octaves == [*range(9), 8, 8, 8]
+    assert [token_count(i, 3, 256) for i in range(12)] != [token_count(i, 3, 256) for i in range(12, 24)]
     assert max(token_count(i, 3, 8) for i in range(40)) <= 8
 
 
