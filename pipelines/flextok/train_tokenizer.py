@@ -2,8 +2,8 @@
 
 One token count per batch, drawn evenly over the octaves 1, 2, 3-4, ..., 129-256: both transformers then work
 on exactly the tokens that count (the rest is left out or collapsed, which changes nothing), so that a sample
-costs about a third. In twelve batches every octave comes once, the last one four times. Features of the decoder's second block are drawn
-towards those of the frozen eyes (arXiv 2410.06940).
+costs about a third. In twelve batches every octave comes once, the last one four times. Features of the
+decoder's second block are drawn towards those of the frozen eyes (arXiv 2410.06940).
 """
 
 from collections.abc import Mapping
