@@ -23,11 +23,14 @@ from pipelines.storybook.scene import is_held_out_pair
 from pipelines.storybook.verify import Share
 from pipelines.storybook.vocabulary import COLOURS, KINDS, PLACE_PHRASES, PLACES
 from pipelines.vidrd.film_plan import FilmPlan
+from pipelines.vidrd.film_sheet import film_sheet, film_strip
 from pipelines.vidrd.handover import Handover
 from pipelines.vidrd.motion import measure_motion
 
 NUM_CLIPS, NUM_FRAMES = 4, 8
 FIRST_SEED = 5000
+PARTS_OF_SPLIT = ("seen", "held_out")
+SHEET_PART, SHEET_FILMS = "held_out", 6
 # what an asked motion must do to the object's box: (share of the picture's side, along which axis)
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "down": (1, 1), "up": (-1, 1)}
 VERBS = (
@@ -164,29 +167,80 @@ def moves_as_asked(first: Sequence[float], last: Sequence[float], motion: str) -
     return sign * ways[axis] > LEAST_WAY and abs(ways[axis]) >= abs(ways[1 - axis])
 
 
-def evaluate_films(
-    pipeline: Any, judge: Any, n: int, cache: Path, key: str, steps: int, guidance: float, sheet: Path | None
-) -> dict[str, dict[str, Any]]:
-    """Shares and means by system and side of the held-out split; answers are kept, so it resumes."""
+@dataclass(frozen=True)
+class FilmTrial:
+    """What films, who judges, and where both are kept.
+
+    Attributes:
+        cache: folder of answers and of the strips that a sheet shows.
+        key: changes with whatever decides about the answers. steps, guidance: of every clip.
+    """
+
+    pipeline: Any
+    judge: Any
+    cache: Path
+    key: str
+    steps: int
+    guidance: float
+
+    def film(self, asked: AskedMotion, index: int, system: str, part: str) -> list[list[Image.Image]]:
+        """One film; those that belong on a sheet leave their strip."""
+        clips = film_with(
+            self.pipeline, asked.text, FIRST_SEED + index, SYSTEMS[system], self.steps, self.guidance
+        )
+        if part == SHEET_PART and index < SHEET_FILMS:
+            path = self.strip_path(index, system)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            film_strip(clips).save(path)
+        return clips
+
+    def strip_path(self, index: int, system: str) -> Path:
+        return self.cache / f"storybook-video_{self.key}_strips" / f"{index}_{_file_name(system)}.png"
+
+    def answers(self, system: str, part: str) -> Answers:
+        return Answers(self.cache / f"storybook-video_{self.key}_{_file_name(system)}_{part}.jsonl")
+
+
+def evaluate_films(trial: FilmTrial, n: int, sheet: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Shares and means by system and side of the held-out split; answers are kept, so it resumes.
+
+    Args:
+        n: prompts of each side.
+        sheet: where to write a contact sheet of the first held-out films of all systems.
+    """
     table: dict[str, dict[str, Any]] = {}
-    rows: list[np.ndarray] = []
-    for part, held_out in (("seen", False), ("held_out", True)):
-        wanted = list(motion_prompts(n, held_out))
-        for name, handover in SYSTEMS.items():
-            answers = Answers(cache / f"storybook-video_{key}_{name.replace(' ', '_')}_{part}.jsonl")
+    for part in PARTS_OF_SPLIT:
+        wanted = list(motion_prompts(n, part == "held_out"))
+        for name in SYSTEMS:
+            answers = trial.answers(name, part)
             for index, asked in enumerate(wanted):
                 if index not in answers.by_index:
-                    clips = film_with(pipeline, asked.text, FIRST_SEED + index, handover, steps, guidance)
-                    answers.add(index, judge_film(clips, asked, judge))
-                    if sheet is not None and held_out and len(rows) < 24 and index < 6:
-                        rows.append(
-                            np.concatenate([np.asarray(f) for clip in clips for f in clip][:20], axis=1)
-                        )
+                    clips = trial.film(asked, index, name, part)
+                    answers.add(index, judge_film(clips, asked, trial.judge))
             table[f"{part}/{name}"] = summary([answers.by_index[index] for index in range(n)])
-    if sheet is not None and rows:
-        width = min(row.shape[1] for row in rows)
-        Image.fromarray(np.concatenate([row[:, :width] for row in rows])).save(sheet)
+    if sheet is not None:
+        write_sheet(trial, min(n, SHEET_FILMS), sheet)
     return table
+
+
+def write_sheet(trial: FilmTrial, count: int, path: Path) -> None:
+    """The first `count` held-out prompts, a row per system; strips that aren't kept are filmed again."""
+    films = []
+    for index, asked in enumerate(motion_prompts(count, SHEET_PART == "held_out")):
+        rows = {}
+        for name in SYSTEMS:
+            strip = trial.strip_path(index, name)
+            if not strip.exists():
+                trial.film(asked, index, name, SHEET_PART)
+            with Image.open(strip) as picture:
+                rows[name] = picture.convert("RGB")
+        films.append((asked.text, rows))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    film_sheet(films).save(path)
+
+
+def _file_name(system: str) -> str:
+    return system.replace(" ", "_")
 
 
 def summary(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -244,9 +298,8 @@ def _films(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
 
     judge = StorybookJudge.from_pretrained(options.judge).eval()
     key = weights_key(options.folder, options.judge, extra=f"{JUDGED}/{options.steps}/{options.guidance}")
-    return evaluate_films(
-        pipeline, judge, options.n, options.cache, key, options.steps, options.guidance, options.sheet
-    )
+    trial = FilmTrial(pipeline, judge, options.cache, key, options.steps, options.guidance)
+    return evaluate_films(trial, options.n, options.sheet)
 
 
 def _decoder(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -10,10 +11,11 @@ from pipelines.storybook import detector
 from pipelines.storybook.detector import Detection, Detections
 from pipelines.storybook.scene import is_held_out_pair
 from pipelines.storybook.vocabulary import unknown_words
-from pipelines.vidrd import evaluate
+from pipelines.vidrd import evaluate, film_sheet
 from pipelines.vidrd.evaluate import (
     SYSTEMS,
     AskedMotion,
+    FilmTrial,
     evaluate_films,
     evaluate_interpolation,
     film_with,
@@ -158,21 +160,71 @@ def test_systems_differ_in_their_hand_over_alone(video_pipeline):
     assert SYSTEMS["overlap only"].recycle == 0 and SYSTEMS["independent"] is None
 
 
-def test_answers_are_kept_and_all_systems_stand_in_one_table(monkeypatch, tmp_path):
+@pytest.fixture
+def trial(monkeypatch, tmp_path):
+    """Films of four red clips, and the list of what was filmed."""
     filmed = []
 
     def film(pipeline, text, seed, handover, steps, guidance):
         filmed.append((text, seed))
-        return [clip_of(10, 20), clip_of(30, 40)]
+        if handover is None or handover.order == "mirror":
+            return [clip_of(*range(40, 56, 2))] * 4
+        return [clip_of(*range(80, 96, 2)), *[clip_of(88, 90, 92, 94)] * 3]
 
     monkeypatch.setattr(evaluate, "film_with", film)
     stub_judge(monkeypatch, lambda mark: ())
-    arguments = (None, None, 2, tmp_path, "key", 1, 1.0)
-    table = evaluate_films(*arguments, tmp_path / "sheet.png")
+    return FilmTrial(None, None, tmp_path / "cache", "key", 1, 1.0), filmed
+
+
+def test_answers_are_kept_and_all_systems_stand_in_one_table(trial):
+    trial, filmed = trial
+    table = evaluate_films(trial, 2)
     assert set(table) == {f"{part}/{name}" for part in ("seen", "held_out") for name in SYSTEMS}
     assert len(filmed) == 2 * 2 * len(SYSTEMS)
-    assert Image.open(tmp_path / "sheet.png").size == (32 * 4, 32 * 2 * len(SYSTEMS))
-    assert evaluate_films(*arguments, None) == table and len(filmed) == 2 * 2 * len(SYSTEMS)
+    assert evaluate_films(trial, 2) == table and len(filmed) == 2 * 2 * len(SYSTEMS)
+
+
+def test_a_sheet_shows_whole_films_with_labels_also_when_all_answers_are_there(trial, tmp_path):
+    trial, filmed = trial
+    evaluate_films(trial, 2)
+    before = len(filmed)
+    evaluate_films(trial, 2, tmp_path / "docs" / "sheet.png")
+    assert len(filmed) == before  # nothing is filmed for it
+    sheet = np.asarray(Image.open(tmp_path / "docs" / "sheet.png"), dtype=int)
+    row = film_sheet.HEIGHT_PX + film_sheet.GAP_PX
+    height = 2 * (film_sheet.TITLE_PX + len(SYSTEMS) * row)
+    lines = 4 * 7 * film_sheet.LINE_PX + 3 * film_sheet.GAP_PX
+    width = film_sheet.LABEL_PX + 32 * film_sheet.HEIGHT_PX + lines
+    assert sheet.shape == (height, width, 3)
+    for index, name in enumerate(SYSTEMS):
+        top = film_sheet.TITLE_PX + index * row
+        label = sheet[top : top + film_sheet.HEIGHT_PX, : film_sheet.LABEL_PX]
+        assert (label < 120).any(), f"{name} has no label"
+        strip = sheet[top + 5, film_sheet.LABEL_PX :]
+        shown = (strip[:, 1:] == 0).all(1)  # the films are red, the paper is white
+        frames = 20 if name in ("chronological", "overlap only") else 32
+        assert shown.sum() == film_sheet.HEIGHT_PX * frames
+        wide = np.convolve(~shown[: np.flatnonzero(shown)[-1]], np.ones(film_sheet.GAP_PX), "valid")
+        assert (wide == film_sheet.GAP_PX).sum() == 3  # where four clips meet
+    assert (sheet[: film_sheet.TITLE_PX] < 120).any()  # the prompt
+    labels = [sheet[film_sheet.TITLE_PX + i * row :][:row, : film_sheet.LABEL_PX] for i in range(2)]
+    assert not np.array_equal(*labels)
+
+
+def test_films_that_no_strip_was_kept_of_are_filmed_again_for_the_sheet(trial, tmp_path):
+    trial, filmed = trial
+    evaluate_films(trial, 1)
+    trial.strip_path(0, "mirror").unlink()
+    before = len(filmed)
+    evaluate_films(trial, 1, tmp_path / "sheet.png")
+    assert len(filmed) == before + 1 and (tmp_path / "sheet.png").exists()
+
+
+def test_strips_and_sheets_need_frames():
+    with pytest.raises(ValueError, match="a strip needs at least one frame"):
+        film_sheet.film_strip([[], []])
+    with pytest.raises(ValueError, match="a sheet needs at least one film"):
+        film_sheet.film_sheet([])
 
 
 def test_interpolation_is_compared_on_drawn_clips():
