@@ -38,11 +38,12 @@ BROWSER_ARGUMENTS = [
 
 @dataclass
 class LiveStudio:
-    """A served page; `painter.gates` decide how far a job gets."""
+    """A served page; `painter.gates` decide how far a job gets; only `full` has a `tokenizer`."""
 
     studio: Studio
     painter: ScenePainter
     url: str
+    tokenizer: DrawingTokenizer | None = None
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +91,8 @@ def serving(settings: Settings, painter: ScenePainter, doors: Doors) -> Iterator
         _, url, _ = page.launch(
             server_port=free_port(settings), prevent_thread_lock=True, quiet=True, **options
         )
-        yield LiveStudio(studio, painter, url)
+        tokenizer = doors.tokenizer if isinstance(doors.tokenizer, DrawingTokenizer) else None
+        yield LiveStudio(studio, painter, url, tokenizer)
         page.close()
 
 

@@ -4,6 +4,7 @@ import { cancelJob, readJobs, submitJob } from "./backend.js";
 import { field, makeBar, note, numberBox, rangeField, seedField, segments, textArea } from "./controls.js";
 import { h } from "./dom.js";
 import { followJob } from "./following.js";
+import { makeGrowing } from "./growing.js";
 import { makePicker } from "./picker.js";
 import { makeTokenTable } from "./token_table.js";
 
@@ -25,6 +26,7 @@ export function open(section) {
   const says = h("div");
   const fromPicture = h("div", { class: "t-stack" }, picker.element, fit.element);
   const fromText = h("div", { class: "t-stack t-hidden" }, field("Describe the picture", prompt), keep.element, field("Temperature", temperature));
+  const growing = makeGrowing();
   const table = makeTokenTable({ mixed, rerolled });
   const strip = h("ul", { class: "t-strip", "aria-label": "Earlier tokens" });
   section.append(
@@ -32,14 +34,16 @@ export function open(section) {
       "div",
       { class: "t-bench" },
       h("div", { class: "t-form" }, source.element, fromPicture, fromText, seed.element, h("div", { class: "t-row" }, go, stop), bar.element, says),
-      h("div", { class: "t-work" }, table.element, h("section", { class: "t-strip-box", "aria-label": "History" }, h("div", { class: "t-strip-head" }, h("h3", {}, "Earlier tokens")), strip)),
+      h("div", { class: "t-work" }, growing.element, table.element, h("section", { class: "t-strip-box", "aria-label": "History" }, h("div", { class: "t-strip-head" }, h("h3", {}, "Earlier tokens")), strip)),
     ),
   );
-  source.onChange((value) => {
+  source.onChange(showSource);
+
+  function showSource(value) {
     fromPicture.classList.toggle("t-hidden", value !== "picture");
     fromText.classList.toggle("t-hidden", value !== "text");
     go.textContent = value === "text" ? "Draw tokens" : "Turn into tokens";
-  });
+  }
 
   let turn = 0;
 
@@ -71,12 +75,18 @@ export function open(section) {
       id,
       (now) => {
         bar.update(now, now.state === "queued" ? "Waiting for what is being painted" : WORDS[now.phase] || "Working");
-        if (now.result.stops?.length) table.show(now);
+        if (now.result.stops?.length) {
+          growing.clear();
+          table.show(now);
+        } else if (now.preview_number && !now.is_final) {
+          growing.show(now);
+        }
       },
       () => mine === turn,
     );
     if (!job) return;
     bar.clear();
+    growing.clear();
     stop.classList.add("t-hidden");
     if (job.state === "done") {
       table.show(job);
@@ -108,6 +118,7 @@ export function open(section) {
     const open = () => {
       turn += 1;
       bar.clear();
+      growing.clear();
       table.show(job);
     };
     const words = `${job.request.prompt || "A picture"}, ${job.result.count} tokens`;
@@ -125,8 +136,7 @@ export function open(section) {
     /** A picture of the gallery, to be turned into tokens at once. */
     take({ id, url }) {
       source.value = "picture";
-      fromPicture.classList.remove("t-hidden");
-      fromText.classList.add("t-hidden");
+      showSource("picture");
       picker.refresh();
       picker.set(`picture:${id}`, url);
       start();
