@@ -23,11 +23,14 @@ from pipelines.compass.evaluation import (
     scores,
     search_scores,
 )
+from pipelines.compass.schedule import REFERENCE_TRUE_CFG
 from pipelines.compass.spatial_prompts import SpatialPrompt, spatial_prompts
+from pipelines.storybook.guidance import FLUX_GUIDANCE, SD_GUIDANCE
 
 WEIGHTS = Path("assets/weights")
 PARTS = ("seen", "held_out")
 BUDGETS = (1, 2, 4, 8)
+PUBLISHED_SD_GUIDANCE = 7.5
 TEXT_TOKENS = 24  # more than any prompt about two objects of the Storybook world has
 COLUMNS = (
     "variant", "part", "OA", "conditional", "unconditional", "VISOR_1", "VISOR_2", "VISOR_3", "VISOR_4",
@@ -64,6 +67,21 @@ def model_paint(
         return pipeline(list(texts), generator=generators, **options).images
 
     return paint
+
+
+def usual_guidance(folder: Path) -> float:
+    """What a model folder is painted with when nothing is asked for.
+
+    Raises:
+        ValueError: it is no model folder.
+    """
+    try:
+        if (folder / "unet").is_dir():
+            return SD_GUIDANCE if folder.name.startswith("storybook") else PUBLISHED_SD_GUIDANCE
+        config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} is no model folder ({error})") from None
+    return REFERENCE_TRUE_CFG if config.get("guidance_embeds") else FLUX_GUIDANCE
 
 
 class LatePaint:
@@ -129,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=4, help="pictures of each prompt; 8 for all budgets")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, help="default: what the model paints best with")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--eyes", type=Path, default=WEIGHTS / "storybook-eyes", help="chooses")
     parser.add_argument("--judge", type=Path, default=WEIGHTS / "storybook-judge", help="reports")
@@ -141,6 +159,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
+    if options.guidance is None:
+        options.guidance = usual_guidance(options.folder)
     rows = []
     for variant in options.variant or ["plain=none"]:
         name, _, weights = variant.partition("=")

@@ -40,6 +40,7 @@ from pipelines.compass.support import (
 )
 from pipelines.compass.tenor import TenorHandle
 from pipelines.compass.weights_compass import ADAPTER, load_compass
+from pipelines.storybook.guidance import FLUX_GUIDANCE
 
 ADAPTER_FOLDERS = ("compass-lora", "compass")  # inside a model folder
 TEXT_MULTIPLE = 8
@@ -201,7 +202,7 @@ class CompassFluxPipeline(CompassPipeline, FluxPipeline):
 
         Args:
             prompt, options: as of diffusers' `FluxPipeline`, with other defaults: `height` and `width` are
-                the model's base size; a model without guidance embedding gets `true_cfg_scale` 3 with an
+                the model's base size; a model without guidance embedding gets `true_cfg_scale` 5 with an
                 empty negative prompt, and texts padded to a multiple of 8 instead of 512 tokens.
             rewrite: None, or a form of `prompt_text.to_prompt` to put the prompt into.
             reference: sample as the authors do: 512 px, 50 steps, guidance 4 and true guidance 3 from the
@@ -218,7 +219,7 @@ class CompassFluxPipeline(CompassPipeline, FluxPipeline):
             given = {name: value for name, value in options.items() if value is not None}
             options = self._reference_options(given) | given
         if not self.transformer.config.guidance_embeds:
-            options.setdefault("true_cfg_scale", REFERENCE_TRUE_CFG)
+            options.setdefault("true_cfg_scale", FLUX_GUIDANCE)
         has_negative = any(options.get(f"negative_prompt{end}") is not None for end in ("", "_embeds"))
         if options.get("true_cfg_scale", 1.0) > 1 and not has_negative:
             options["negative_prompt"] = "" if not isinstance(prompt, list) else [""] * len(prompt)

@@ -15,9 +15,9 @@ from pipelines.compass.pair_data import PairBatch, PairSource
 from pipelines.compass.pipeline_compass import CompassStableDiffusionPipeline
 from pipelines.compass.sheets import evaluate_pictures
 from pipelines.compass.tenor import install_tenor
+from pipelines.storybook.guidance import SD_GUIDANCE
 from pipelines.training.loop import LoopConfig, runtime_device
 
-GUIDANCE = 3.0  # of the sheets: Storybook's models are small
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
@@ -131,4 +131,4 @@ class UNetTask:
         return words
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
-        return evaluate_pictures(self.pipeline, folder, self.eyes, guidance_scale=GUIDANCE)
+        return evaluate_pictures(self.pipeline, folder, self.eyes, guidance_scale=SD_GUIDANCE)

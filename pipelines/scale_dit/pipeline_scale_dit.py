@@ -8,6 +8,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 from pipelines.scale_dit.lora_routing import LoraScope
 from pipelines.scale_dit.pipeline_staged import TEXT_LIMIT, StagedPipeline, round_up
 from pipelines.scale_dit.stages import Stage
+from pipelines.storybook.guidance import FLUX_GUIDANCE
 
 TEXT_MULTIPLE = 8
 
@@ -42,7 +43,7 @@ class ScaleDiTPipeline(StagedPipeline, FluxLoraLoaderMixin):
             transformer=transformer,
         )
         # what FLUX.1-dev is told; and what storybook-flux paints best with, as its eyes see it
-        self.default_guidance = 3.5 if transformer.config.guidance_embeds else 5.0
+        self.default_guidance = 3.5 if transformer.config.guidance_embeds else FLUX_GUIDANCE
         self._begin()
 
     def encode_prompt(

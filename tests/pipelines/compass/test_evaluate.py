@@ -17,6 +17,7 @@ from pipelines.compass.evaluation import (
 from pipelines.compass.parser import parse_prompt
 from pipelines.compass.scoring import Detected
 from pipelines.compass.spatial_prompts import spatial_prompts
+from pipelines.storybook.guidance import FLUX_GUIDANCE
 from pipelines.storybook.scene import is_held_out_pair, is_held_out_triple
 
 LEFT, RIGHT, HIGH, LOW = (5, 40, 25, 60), (75, 40, 95, 60), (40, 5, 60, 25), (40, 75, 60, 95)
@@ -115,6 +116,22 @@ def test_changed_weights_have_another_fingerprint(tmp_path):
     assert fingerprint(tmp_path) != before
     (tmp_path / "a.safetensors").write_bytes(b"1")
     assert fingerprint(tmp_path) == before
+
+
+def test_models_are_painted_with_the_guidance_that_suits_them(saved_folder, tmp_path):
+    from pipelines import ScaleDiTPipeline
+
+    assert evaluate.usual_guidance(saved_folder) == FLUX_GUIDANCE == 5.0
+    assert ScaleDiTPipeline.from_pretrained(saved_folder).default_guidance == FLUX_GUIDANCE
+    config = tmp_path / "dev/transformer/config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text('{"guidance_embeds": true}')
+    assert evaluate.usual_guidance(tmp_path / "dev") == 3.0  # the authors' number
+    for name, guidance in (("storybook-sd", 3.0), ("sd15", 7.5)):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        assert evaluate.usual_guidance(tmp_path / name) == guidance
+    with pytest.raises(ValueError, match="is no model folder"):
+        evaluate.usual_guidance(tmp_path / "nothing")
 
 
 def test_one_command_paints_scores_and_caches(saved_folder, repository, tmp_path, capsys, monkeypatch):

@@ -2,7 +2,6 @@
 
 import inspect
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -39,6 +38,13 @@ def paint(pipeline, prompt=PROMPT, seed=3, **options):
         **options,
     }
     return pipeline(prompt, **options).images
+
+
+def assert_same(picture, other):
+    """Equal up to rounding: a file's weights lie elsewhere in memory than built ones, and products of unlike
+    alignment may differ in their last bit. Two openings of one file are compared exactly.
+    """
+    torch.testing.assert_close(picture, other, rtol=0, atol=1e-5)
 
 
 def opened(folder, **options):
@@ -105,7 +111,9 @@ def test_plain_folders_go_there_and_back(build, kind, tmp_path):
     pipeline.save_pretrained(tmp_path)
     again = opened(tmp_path)
     assert type(again) is type(pipeline) and not again.has_tenor
-    assert torch.equal(paint(again), paint(pipeline))
+    assert_same(paint(again), paint(pipeline))
+    again.save_pretrained(tmp_path / "again")
+    assert torch.equal(paint(opened(tmp_path / "again")), paint(again))
 
 
 def test_an_adapter_goes_into_its_folder_and_comes_back(build, tmp_path):
@@ -121,10 +129,11 @@ def test_an_adapter_goes_into_its_folder_and_comes_back(build, tmp_path):
     assert torch.equal(paint(pipeline), before)  # saving leaves it as it was
     assert read_sidecar(tmp_path / "saved/compass-lora") == TRAINED
     again = opened(tmp_path / "saved")
-    assert again.has_tenor and torch.equal(paint(again), before)
+    assert again.has_tenor
+    assert_same(paint(again), before)
     plain = opened(tmp_path / "saved", compass=None)
     assert not plain.has_tenor and not torch.equal(paint(plain), before)
-    assert torch.equal(paint(plain), paint(build("flux")))
+    assert_same(paint(plain), paint(build("flux")))
 
 
 def test_a_folder_with_a_sidecar_of_its_own_switches_tenor_on(build, tmp_path):
@@ -159,7 +168,7 @@ def test_defaults_of_models_without_guidance_embedding(build):
     pipeline = build("flux")
     assert pipeline.base_size == 64
     options = {
-        "true_cfg_scale": 3.0,
+        "true_cfg_scale": 5.0,
         "negative_prompt": "",
         "height": 64,
         "width": 64,
@@ -227,8 +236,9 @@ def test_stock_diffusers_reads_our_folders(build, tmp_path):
     options = {
         "height": 64,
         "width": 64,
-        "true_cfg_scale": 3.0,
+        "true_cfg_scale": 5.0,
         "negative_prompt": "",
         "max_sequence_length": 16,
     }
-    assert np.array_equal(paint(stock, **options), paint(pipeline))
+    assert_same(paint(stock, **options), paint(pipeline))
+    assert torch.equal(paint(stock, **options), paint(opened(tmp_path)))
