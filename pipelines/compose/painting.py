@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from pipelines.compose.forecast import (
     learn_speed,
 )
 from pipelines.compose.sketching import LONGEST_TEXT, enlarger_of, load_sketcher, sketch, sketches
+from pipelines.longalign.prompt_weights import plain_words, rewrite_words, uses_syntax
 from pipelines.runtime import choose_runtime, peak_bytes
 from pipelines.scale_dit.stages import Stage, size_problem
 from pipelines.storybook.vocabulary import canonical_prompt, unknown_words, world_summary
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor
+
+    from pipelines.longalign.conditioning import LongPromptEncoder
 
 DETAIL_ADAPTER = "scale-dit-lora"  # folder in a model folder: Scale-DiT's LoRA for the stages after the first
 PREVIEW_EVERY_S = 0.3
@@ -120,6 +124,19 @@ class LoadedModel:
         """The pipeline that decides what the picture shows."""
         return self.sketcher or self.pipeline
 
+    @cached_property
+    def page_encoder(self) -> LongPromptEncoder:
+        """What `pipeline` is told of pages and of emphasis; it remembers the blocks of earlier prompts."""
+        from pipelines.longalign.conditioning import LongPromptEncoder
+        from pipelines.longalign.plan import WHERE_MEANT, PromptSettings
+        from pipelines.scale_dit.pipeline_scale_dit import TEXT_MULTIPLE
+
+        # alone: what was painted before must not change a bit of the same request
+        settings = PromptSettings(weights=WHERE_MEANT, max_rows=LONGEST_TEXT, alone=True)
+        return LongPromptEncoder.from_pipeline(
+            self.pipeline, settings, t5_window=self.pipeline.text_limit, t5_row_step=TEXT_MULTIPLE
+        )
+
 
 def check_size(width: int, height: int) -> str | None:
     """None, or one sentence that says why this size can't be painted."""
@@ -185,7 +202,7 @@ def paint(
     steps = DEFAULT_STEPS if steps is None else steps
     stages, work = count_work(model.folder, width, height, steps)
     watcher = _Watcher(stages, work, (steps, high_res_steps(model.folder, steps)), on_progress, should_stop)
-    text, warnings = understood(prompt) if model.is_storybook else (prompt, ())
+    text, warnings = understood(prompt, has_emphasis=True) if model.is_storybook else (prompt, ())
     watcher.begin()
     generator = torch.Generator().manual_seed(seed)
     image: Image.Image | None = None
@@ -203,7 +220,7 @@ def paint(
             begins = {"image": image}
         elif is_quick(model.folder, steps):
             begins = {"first_transformer": model.quick, "guidance_scale": 1.0}
-        image, left_out = _paint_stages(model.pipeline, text, begins, stages[-1], generator, watcher)
+        image, left_out = _paint_stages(model, text, begins, stages[-1], generator, watcher)
         unread, backend = unread or left_out, model.pipeline.attention_backend
     if model.sketcher is None:  # how fast a UNet is says nothing of the stages
         learn_speed(work, sum(watcher.seconds.values()) - watcher.seconds.get("preview", 0.0))
@@ -220,7 +237,7 @@ def paint(
 
 
 def _paint_stages(
-    pipeline: Any,
+    model: LoadedModel,
     text: str,
     begins: dict[str, Any],
     size: Stage,
@@ -234,8 +251,9 @@ def _paint_stages(
     Raises:
         Cancelled: the watcher asked to stop.
     """
-    states, pooled, unread = read_text(pipeline, text)
+    states, pooled, unread = read_text(model, text)
     watcher.spend("encode")
+    pipeline = model.pipeline
     result = pipeline(
         **begins,
         prompt_embeds=states,
@@ -256,29 +274,38 @@ def _paint_stages(
     return result.images[0], unread
 
 
-def understood(prompt: str) -> tuple[str, tuple[str, ...]]:
-    """A prompt in the world's own words, and a sentence about the words that it doesn't know."""
-    unknown = unknown_words(prompt)
+def understood(prompt: str, *, has_emphasis: bool = False) -> tuple[str, tuple[str, ...]]:
+    """A prompt in the world's own words, and a sentence about the words that it doesn't know.
+
+    Args:
+        has_emphasis: whether what reads it understands weights and `BREAK`; they are left out otherwise.
+    """
+    unknown = unfamiliar_words(prompt)
     remark = f"Not in Storybook's world: {', '.join(unknown)}; it knows: {world_summary()}"
-    return canonical_prompt(prompt).lower(), (remark,) if unknown else ()
+    text = prompt if has_emphasis else plain_words(prompt)
+    text = rewrite_words(text, lambda words: canonical_prompt(words).lower())
+    return text, (remark,) if unknown else ()
 
 
-def read_text(pipeline: Any, text: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def unfamiliar_words(prompt: str) -> list[str]:
+    """Words of a prompt outside Storybook's world, each once; weights and `BREAK` are no words."""
+    return unknown_words(plain_words(prompt))
+
+
+def read_text(model: LoadedModel, text: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """States and pooled vectors of a text, and a sentence about its end where even a page has no room for it.
 
-    What T5 reads at once is encoded as stock pipelines do; longer texts in blocks of whole sentences.
+    What T5 reads at once is encoded as stock pipelines do; longer texts in blocks of whole sentences, and
+    those with emphasis or `BREAK` with the weights that they ask for.
     """
     import torch
 
-    from pipelines.longalign.conditioning import LongPromptEncoder
-    from pipelines.longalign.plan import PromptSettings
-
+    pipeline = model.pipeline
     with torch.no_grad():
-        if len(pipeline.tokenizer_2(text, verbose=False).input_ids) <= pipeline.text_limit:
+        fits = len(pipeline.tokenizer_2(text, verbose=False).input_ids) <= pipeline.text_limit
+        if fits and not uses_syntax(text):
             return *pipeline.encode_prompt(text), ()
-        settings = PromptSettings(weights=False, max_rows=LONGEST_TEXT)
-        encoder = LongPromptEncoder.from_pipeline(pipeline, settings, t5_window=pipeline.text_limit)
-        found = encoder(text, guided=False)
+        found = model.page_encoder(text, guided=False)
     assert found.pooled_prompt_embeds is not None  # FLUX.1 has them
     return found.prompt_embeds, found.pooled_prompt_embeds, _unread(found.plans[0][0].dropped_tokens)
 

@@ -61,11 +61,15 @@ def load_sketcher(folder: Path, dtype: torch.dtype, device: str) -> Any:
     import torch
 
     from pipelines.longalign.pipeline_longalign import LongAlignPipeline
+    from pipelines.longalign.plan import WHERE_MEANT
 
     pipeline = LongAlignPipeline.from_pretrained(folder, dtype=dtype).to(device)
     if (folder / ALIGNED).is_dir():
         pipeline.load_longalign(folder / ALIGNED)
-    pipeline.prompt_settings = replace(pipeline.prompt_settings, max_rows=LONGEST_TEXT, weights=False)
+    # alone: what was painted before must not change a bit of the same request
+    pipeline.prompt_settings = replace(
+        pipeline.prompt_settings, max_rows=LONGEST_TEXT, weights=WHERE_MEANT, alone=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.to(memory_format=torch.channels_last)
     return pipeline
@@ -81,13 +85,16 @@ def sketch(
 ) -> Image.Image | None:
     """The first stage's picture; None when `on_step` stopped the pipeline.
 
-    What CLIP reads at once is encoded as in training; longer texts sentence by sentence, as all of them are
-    once the weights are aligned to that.
+    What CLIP reads at once is encoded as in training; longer texts, and those with emphasis or `BREAK`,
+    sentence by sentence, as all of them are once the weights are aligned to that.
     """
     from diffusers import StableDiffusionPipeline
 
+    from pipelines.longalign.prompt_weights import uses_syntax
+
     texts: dict[str, Any] = {"prompt": prompt}
-    if not pipeline.is_aligned and len(pipeline.tokenizer(prompt, verbose=False).input_ids) <= CLIP_LIMIT:
+    fits = len(pipeline.tokenizer(prompt, verbose=False).input_ids) <= CLIP_LIMIT
+    if fits and not pipeline.is_aligned and not uses_syntax(prompt):
         stock = StableDiffusionPipeline.encode_prompt(pipeline, prompt, pipeline.device, 1, True)
         texts = {"prompt_embeds": stock[0], "negative_prompt_embeds": stock[1]}
     result = pipeline(

@@ -30,6 +30,7 @@ class LongPromptEncoder:
         *,
         clip_skip: int = 0,
         t5_window: int = 512,
+        t5_row_step: int | None = None,
     ) -> "LongPromptEncoder":
         """Build it from the parts of a pipeline, which stays as it is.
 
@@ -39,6 +40,7 @@ class LongPromptEncoder:
             settings: see `PromptSettings`.
             clip_skip: CLIP layers left out at the end, counted as the pipeline's own `clip_skip`.
             t5_window: FLUX: tokens that T5 reads at once (512; 256 for schnell).
+            t5_row_step: FLUX: see `FluxConditioning`.
         Raises:
             ValueError: the pipeline's encoders are of other kinds.
         """
@@ -50,10 +52,11 @@ class LongPromptEncoder:
         def cached(rank: int, window: int | None = None, **options: Any) -> CachedTextEncoder:
             model, tokenizer = encoders[rank]
             reader = TokenReader(tokenizer, window or clip_window(model, tokenizer))
-            return CachedTextEncoder(model, reader, device=lambda: pipe._execution_device, **options)
+            options |= {"device": lambda: pipe._execution_device, "alone": settings.alone}
+            return CachedTextEncoder(model, reader, **options)
 
         if kinds[1] == "T5EncoderModel" and parts.get("transformer") is not None:
-            return cls(FluxConditioning(cached(0), cached(1, t5_window), settings))
+            return cls(FluxConditioning(cached(0), cached(1, t5_window), settings, t5_row_step))
         if kinds[1] == "CLIPTextModelWithProjection":
             present = [rank for rank in (0, 1) if kinds[rank]]
             both = [cached(rank, skip=clip_skip + 1, normed=False) for rank in present]

@@ -1,5 +1,6 @@
 """Conditioning of FLUX.1 beyond the 512 tokens that T5 reads at once and the 77 of CLIP."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,10 +23,18 @@ class FluxConditioning:
 
     Args:
         clip, t5: the two encoders; the windows of their readers count (T5: 512, or 256 for schnell).
+        row_step: texts that fit get as many rows as they need, rounded up to a multiple of this. Default: the
+            whole window, as stock FLUX.1.
     """
 
-    def __init__(self, clip: CachedTextEncoder, t5: CachedTextEncoder, settings: PromptSettings) -> None:
-        self.clip, self.t5 = clip, t5
+    def __init__(
+        self,
+        clip: CachedTextEncoder,
+        t5: CachedTextEncoder,
+        settings: PromptSettings,
+        row_step: int | None = None,
+    ) -> None:
+        self.clip, self.t5, self.row_step = clip, t5, row_step
         self.settings = replace(
             settings, mode="smart", rows=t5.reader.window, max_rows=max(settings.max_rows, t5.reader.window)
         )
@@ -39,7 +48,7 @@ class FluxConditioning:
         planner = WholePlanner(self.t5.reader, self.settings)
         room = self.t5.reader.room if self.settings.overflow == "grow" else None
         drafts = [planner.draft(text, room) for text in texts]
-        rows = block_rows(max(map(planner.needed_rows, drafts)), self.settings)
+        rows = self._rows(max(map(planner.needed_rows, drafts)))
         plans = [planner.place(draft, rows) for draft in drafts]
         embeds, pooled = self._states(plans, rows), self._pooled(texts)
         kept = tuple((plan,) for plan in plans)
@@ -53,8 +62,14 @@ class FluxConditioning:
             negative_pooled_prompt_embeds=pooled[count:] if has_negative else None,
         )
 
+    def _rows(self, needed: int) -> int:
+        window = self.t5.reader.window
+        if self.row_step is not None and needed <= window:
+            return min(math.ceil(needed / self.row_step) * self.row_step, window)
+        return block_rows(needed, self.settings)
+
     def _states(self, plans: Sequence[PromptPlan], rows: int) -> Tensor:
-        reader, window = self.t5.reader, self.t5.reader.window
+        reader, window = self.t5.reader, min(rows, self.t5.reader.window)
         single = [plan for plan in plans if len(plan.segments) == 1]
         runs = [plan.segments[0].runs[0] for plan in single]
         answers = iter(self.t5.encode([reader.wrap(run) for run in runs], window) if runs else ())
@@ -64,7 +79,7 @@ class FluxConditioning:
         out = []
         for plan in plans:
             if len(plan.segments) == 1:
-                parts = [weigh(self.t5, plan.segments[0].runs[0], next(answers).hidden)]
+                parts = [weigh(self.t5, plan.segments[0].runs[0], next(answers).hidden, window)]
             else:
                 parts = []
                 for segment in plan.segments:

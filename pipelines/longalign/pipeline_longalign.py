@@ -74,7 +74,7 @@ class LongAlignPipeline(StableDiffusionPipeline):
         segment_mode: str = "smart",
         overflow: str | None = None,
         max_rows: int = 4800,
-        prompt_weights: bool | None = None,
+        prompt_weights: bool | str | None = None,
     ) -> None:
         super().__init__(
             vae=vae,

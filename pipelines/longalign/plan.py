@@ -3,10 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipelines.longalign.prompt_weights import uses_syntax
 from pipelines.longalign.split import MODES
 from pipelines.longalign.tokens import TokenRun
 
 POLICIES = ("truncate", "grow", "merge")
+WHERE_MEANT = "where meant"
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,11 @@ class PromptSettings:
             alike; "merge" joins neighbouring sentences while they fit one window, which saves a row each.
         rows: rows of a block (240 in the paper).
         max_rows: where "grow" ends.
-        weights: whether `(word:1.3)` and `BREAK` are syntax. Default: only in smart mode.
+        weights: whether `(word:1.3)` and `BREAK` are syntax; `WHERE_MEANT`: in prompts that have one of the
+            two, so that brackets without a number stay text elsewhere. Default: only in smart mode.
         strip: whether whitespace around the prompt is removed first, as the authors' sampling script does.
+        alone: encode one segment at a time, not all new ones in one call: the same prompt then gives the same
+            bits whatever was encoded before.
         pooled: SDXL and FLUX: the pooled vector is the "mean" over the segments or that of the "first".
     """
 
@@ -29,8 +34,9 @@ class PromptSettings:
     overflow: str = "grow"
     rows: int = 240
     max_rows: int = 4800
-    weights: bool | None = None
+    weights: bool | str | None = None
     strip: bool = True
+    alone: bool = False
     pooled: str = "mean"
 
     def __post_init__(self) -> None:
@@ -38,15 +44,18 @@ class PromptSettings:
             ("mode", self.mode, MODES),
             ("overflow", self.overflow, POLICIES),
             ("pooled", self.pooled, ("mean", "first")),
+            ("weights", self.weights, (True, False, None, WHERE_MEANT)),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; it must be one of {allowed}")
         if not 8 <= self.rows <= self.max_rows:
             raise ValueError(f"rows is {self.rows}; it must lie between 8 and max_rows ({self.max_rows})")
 
-    @property
-    def has_syntax(self) -> bool:
-        return self.mode == "smart" if self.weights is None else self.weights
+    def has_syntax(self, prompt: str) -> bool:
+        """Whether emphasis and `BREAK` are syntax in this prompt."""
+        if self.weights == WHERE_MEANT:
+            return uses_syntax(prompt)
+        return self.mode == "smart" if self.weights is None else bool(self.weights)
 
 
 OFFICIAL = PromptSettings(mode="official", overflow="truncate")

@@ -19,9 +19,10 @@ def read_syntax(prompt: str, settings: PromptSettings) -> tuple[list[SourceText]
 
     Weights beyond 10 (deep nesting, slips of the pen) are limited to it, with a warning.
     """
-    text = parse_weights(prompt) if settings.has_syntax else SourceText.plain(prompt)
+    has_syntax = settings.has_syntax(prompt)
+    text = parse_weights(prompt) if has_syntax else SourceText.plain(prompt)
     text = text.strip() if settings.strip else text
-    if not settings.has_syntax:
+    if not has_syntax:
         return [text], ()
     worst = max(text.weights, key=abs, default=1.0)
     warnings: tuple[str, ...] = ()

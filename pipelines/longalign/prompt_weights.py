@@ -7,6 +7,7 @@ with the text, whatever its brackets look like.
 
 import math
 import re
+from collections.abc import Callable
 
 from pipelines.longalign.source_text import SourceText
 
@@ -31,6 +32,43 @@ def weighted_pieces(prompt: str) -> list[tuple[str, float]]:
     return [(_ESCAPED.sub(lambda mark: mark.group()[1], prompt[s:e]), w) for s, e, w in _pieces(prompt)]
 
 
+def uses_syntax(prompt: str) -> bool:
+    """Whether somebody meant emphasis: a bracket with its own number, `(word:1.3)`, or the word `BREAK`.
+
+    Plain brackets alone are ordinary text, since most who type them mean a remark; so are "(12:30)" and
+    "(16:9)".
+    """
+    return _BREAK.search(prompt) is not None or any(given for *_, given in _groups(prompt))
+
+
+def rewrite_words(prompt: str, rewrite: Callable[[str], str]) -> str:
+    """The prompt with its literal text rewritten; emphasis marks, weights and `BREAK` stay as they stand.
+
+    A prompt without them (see `uses_syntax`) is rewritten whole.
+    """
+    if not uses_syntax(prompt):
+        return rewrite(prompt)
+    parts, done = [], 0
+    for start, end, _ in _pieces(prompt):
+        literal = prompt[start:end]
+        texts = [rewrite(text) for text in _BREAK.split(literal)]
+        parts += [prompt[done:start], "BREAK".join(texts)]
+        done = end
+    return "".join([*parts, prompt[done:]])
+
+
+def plain_words(prompt: str) -> str:
+    """What the prompt says, without emphasis marks, weights and `BREAK`; others come back as they are."""
+    if not uses_syntax(prompt):
+        return prompt
+    return _BREAK.sub(" ", "".join(text for text, _ in weighted_pieces(prompt)))
+
+
+def hide_breaks(prompt: str) -> str:
+    """The prompt with a full stop in place of each `BREAK`, every other character where it was."""
+    return _BREAK.sub(".    ", prompt)
+
+
 def split_at_breaks(text: SourceText) -> list[SourceText]:
     """The texts between words `BREAK`; those without any character are left out."""
     places = [match.span() for match in _BREAK.finditer(text.text)]
@@ -42,25 +80,35 @@ def split_at_breaks(text: SourceText) -> list[SourceText]:
 
 def _pieces(prompt: str) -> list[tuple[int, int, float]]:
     """Ranges of literal text with their weights, in order."""
+    return [(start, end, weight) for start, end, weight, is_literal, _ in _groups(prompt) if is_literal]
+
+
+def _groups(prompt: str) -> list[tuple[int, int, float, bool, bool]]:
+    """What brackets hold and what is literal: range, weight, whether it is literal, whether it has a number.
+
+    Literal ranges come in order, a group before what is inside it.
+    """
     brackets = [match.start() for match in _BRACKET.finditer(prompt) if match.group(1)]
     order = {place: rank for rank, place in enumerate(brackets)}
     partner = _partners(prompt, brackets)
-    pieces, todo = [], [(0, len(prompt), 1.0, False)]
+    groups, todo = [], [(0, len(prompt), 1.0, False, False)]
     while todo:
-        start, end, weight, is_literal = todo.pop()
+        groups.append(group := todo.pop())
+        start, end, weight, is_literal, _ = group
         if is_literal:
-            pieces.append((start, end, weight))
             continue
         rank = _first_rank(brackets, order, start, end)
         found = []
         for first, last in _items(prompt, brackets, rank, partner, (start, end)):
             ends = (prompt[first], prompt[last - 1]) == ("(", ")")
             if ends and last - first >= 2 and first in order and last - 1 in order:
-                found.append((*_group(prompt, first + 1, last - 1, weight * IMPLICIT_WEIGHT), False))
+                inner = _group(prompt, first + 1, last - 1, weight * IMPLICIT_WEIGHT)
+                has_number = inner[1] < last - 1 and not prompt[inner[1] - 1].isdigit()
+                found.append((*inner, False, has_number))
             else:
-                found.append((first, last, weight, True))
+                found.append((first, last, weight, True, False))
         todo.extend(reversed(found))
-    return pieces
+    return groups
 
 
 def _first_rank(brackets: list[int], order: dict[int, int], start: int, end: int) -> int:

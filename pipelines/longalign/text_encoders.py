@@ -35,6 +35,8 @@ class CachedTextEncoder:
         normed: whether the final norm follows when layers are skipped (Stable Diffusion: yes, SDXL: no).
         device: where ids go. Default: the model's device.
         cache_rows: states that are remembered, the least recently used ones forgotten first.
+        alone: run the model on one text at a time. States then depend, to the last bit, on nothing but their
+            text, whatever else was encoded with it or remembered before.
     Attributes:
         calls, encoded: how often the model ran, and on how many texts.
     """
@@ -48,9 +50,10 @@ class CachedTextEncoder:
         normed: bool = True,
         device: Callable[[], torch.device] | None = None,
         cache_rows: int = 16_384,
+        alone: bool = False,
     ) -> None:
         self.model, self.reader, self.skip, self.normed = model, reader, skip, normed
-        self.cache_rows = cache_rows
+        self.cache_rows, self.alone = cache_rows, alone
         self.calls = self.encoded = 0
         self._device = device or (lambda: next(model.parameters()).device)
         self._cache: OrderedDict[Any, EncodedText] = OrderedDict()
@@ -65,7 +68,7 @@ class CachedTextEncoder:
     def encode(
         self, texts: Sequence[tuple[int, ...]], width: int | None = None, masked: bool = False
     ) -> list[EncodedText]:
-        """Encode texts given as ids with their marks, all new ones in one call.
+        """Encode texts given as ids with their marks, all new ones in one call (see `alone`).
 
         Args:
             width: pad every text to so many tokens and return the states of the padding too. Default: pad to
@@ -116,9 +119,10 @@ class CachedTextEncoder:
     def _run(self, texts: list[tuple[int, ...]], width: int | None, masked: bool) -> list[EncodedText]:
         answers: list[EncodedText] = []
         longest = width or max(map(len, texts), default=1)
-        step = max(1, LARGEST_CALL // longest)
+        step = 1 if self.alone else max(1, LARGEST_CALL // longest)
         for first in range(0, len(texts), step):
             part = texts[first : first + step]
+            longest = width or max(map(len, part))
             ids = torch.full((len(part), longest), self.reader.pad_id)
             for row, own in enumerate(part):
                 ids[row, : len(own)] = torch.tensor(own)

@@ -66,7 +66,8 @@ _GLUE = """
     drifts drift moves move moving falls fall falling bounces bounce turns turn turning grows grow growing
     slowly camera pans zooms up down towards away while
 """
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?", re.UNICODE)
+# a number with a point or comma inside is one word: "2.5" counts nothing
+_WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:'[^\W_]+)?", re.UNICODE)
 KNOWN_WORDS = (
     frozenset(KINDS)
     | frozenset(COLOURS)

@@ -21,9 +21,8 @@ class PipelineJudge:
     def problem(self, prompt: str) -> str:
         """See `Judge`."""
         from pipelines.compass.detectors import wanted_object
-        from pipelines.compass.parser import parse_prompt
 
-        parsed = parse_prompt(prompt)
+        parsed = _parsed(prompt)
         if parsed.contradictions:
             return f"no picture can show this: {parsed.contradictions[0].message}."
         if not any(wanted_object(entity.noun) for entity in parsed.entities):
@@ -34,9 +33,8 @@ class PipelineJudge:
         """See `Judge`."""
         from pipelines.compass.detectors import StorybookDetector
         from pipelines.compass.judging import judge
-        from pipelines.compass.parser import parse_prompt
 
-        parsed, detector = parse_prompt(prompt), StorybookDetector(eyes)
+        parsed, detector = _parsed(prompt), StorybookDetector(eyes)
         knows = [detector.knows(entity.noun) for entity in parsed.entities]
         names = [entity.noun for entity, known in zip(parsed.entities, knows, strict=True) if known]
         found = detector(picture, names) if names else []
@@ -53,26 +51,38 @@ class PipelineJudge:
     ) -> Search:
         """See `Judge`."""
         from pipelines.compass.detectors import StorybookDetector
-        from pipelines.compass.parser import parse_prompt
         from pipelines.compass.search import SearchOptions, search
 
-        parsed = parse_prompt(prompt)
+        parsed = _parsed(prompt)
+
+        def whole(text: str) -> str:
+            """What is painted: the prompt as it was written, or the search's own words."""
+            return prompt if text == parsed.text else text
+
         report = search(
-            lambda text, wave: [paint(text, seed) for seed in wave],
+            lambda text, wave: [paint(whole(text), seed) for seed in wave],
             StorybookDetector(eyes),
             parsed,
             SearchOptions(budget=len(seeds)),
             seeds=seeds,
-            on_attempt=lambda attempt: on_attempt(_attempt(parsed, attempt)),
+            on_attempt=lambda attempt: on_attempt(_attempt(parsed, attempt, whole)),
             should_stop=should_stop,
         )
-        attempts = tuple(_attempt(parsed, attempt) for attempt in report.attempts)
+        attempts = tuple(_attempt(parsed, attempt, whole) for attempt in report.attempts)
         return Search(attempts, report.best or 0, report.rephrased or "", report.stopped == "asked")
 
 
-def _attempt(parsed: ParsedPrompt, attempt: compass_search.Attempt) -> Attempt:
+def _parsed(prompt: str) -> ParsedPrompt:
+    """The prompt as the parser should see it: `BREAK` ends a sentence and names nothing."""
+    from pipelines.compass.parser import parse_prompt
+    from pipelines.longalign.prompt_weights import hide_breaks
+
+    return parse_prompt(hide_breaks(prompt))
+
+
+def _attempt(parsed: ParsedPrompt, attempt: compass_search.Attempt, whole: Callable[[str], str]) -> Attempt:
     judgement = _judgement(parsed, attempt.verdict, attempt.picture.size)
-    return Attempt(attempt.seed, attempt.prompt, attempt.picture, judgement)
+    return Attempt(attempt.seed, whole(attempt.prompt), attempt.picture, judgement)
 
 
 def _judgement(parsed: ParsedPrompt, verdict: Verdict, size: tuple[int, int]) -> Judgement:

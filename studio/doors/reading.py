@@ -21,8 +21,9 @@ class PipelineReader:
         from pipelines.compass.layout import suggest_layout
         from pipelines.compass.parser import parse_prompt
         from pipelines.compass.relations import DIAGONAL, PLAIN
+        from pipelines.longalign.prompt_weights import hide_breaks
 
-        parsed = parse_prompt(prompt)
+        parsed = parse_prompt(hide_breaks(prompt))
         if len(parsed.relations) > _MOST_RELATIONS:
             left_out = f"Only the first {_MOST_RELATIONS} of {len(parsed.relations)} relations are shown."
             parsed = replace(parsed, relations=parsed.relations[:_MOST_RELATIONS])

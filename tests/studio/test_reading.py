@@ -28,6 +28,16 @@ def test_relations_have_words_places_and_a_layout() -> None:
     assert json.loads(json.dumps(reading.to_json()))["boxes"]["0"][0] == round(cat[0], 4)
 
 
+def test_a_break_names_nothing_and_moves_nothing() -> None:
+    prompt = "a tree BREAK a (red:1.3) cat to the left of a blue house"
+    reading = PipelineReader().read(prompt, 1.0)
+    assert reading.prompt == prompt and not any("BREAK" in thing.text for thing in reading.things)
+    (relation,) = reading.relations
+    assert (relation.text, prompt[relation.start : relation.end]) == (
+        "red cat left of blue house", "to the left of",
+    )  # fmt: skip
+
+
 def test_what_is_impossible_or_no_relation_is_said() -> None:
     reading = PipelineReader().read("a cat left of a house, the house left of the cat", 1.0)
     assert reading.impossible[0][0] == (0, 1) and "impossible" in reading.impossible[0][1]

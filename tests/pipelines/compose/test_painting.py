@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from pipelines.compose import painting
 from pipelines.compose.painting import Cancelled, load_model, paint
 from pipelines.runtime import choose_runtime
-from pipelines.storybook.vocabulary import world_summary
+from pipelines.storybook.vocabulary import COLOURS, KINDS, world_summary
 
 PROMPT = "a red ball in a meadow"
 LARGE = {"width": 544, "height": 544}  # stages 64, 256 and 544; local attention; four tiles
@@ -154,6 +154,52 @@ def test_a_page_is_read_in_blocks_and_every_sentence_counts(model, capfd):
     (warning,) = run(model, prompt="a red cat on a beach. " * 900).warnings
     assert re.fullmatch(r"The last \d+ tokens of the prompt were not read: 4096 are the most.", warning)
     assert capfd.readouterr().err == ""
+
+
+def test_emphasis_and_breaks_are_no_words_of_the_prompt(model):
+    plain, weighted, weak, even = (
+        run(model, prompt=f"a {red} Kitten above 2 trees")
+        for red in ("red", "(red:1.5)", "(red:0.5)", "(red:1.0)")
+    )
+    assert plain.warnings == weighted.warnings == ()
+    assert np.array_equal(np.asarray(plain.image), np.asarray(even.image))
+    assert not np.array_equal(np.asarray(plain.image), np.asarray(weighted.image))
+    assert not np.array_equal(np.asarray(weak.image), np.asarray(weighted.image))
+    (warning,) = run(model, prompt="a cat BREAK a (dog:1.2)").warnings
+    assert warning.startswith("Not in Storybook's world: dog; it knows:")
+
+
+def test_prompts_without_emphasis_are_read_as_stock_pipelines_do(model):
+    for prompt in ("a (red) ball", "2.5 balls :3)", "a ball (16:9)"):
+        text, _ = painting.understood(prompt, has_emphasis=True)
+        states, pooled, _ = painting.read_text(model, text)
+        with torch.no_grad():
+            stock = model.pipeline.encode_prompt(text)
+        assert torch.equal(states, stock[0]) and torch.equal(pooled, stock[1])
+
+
+def test_the_worlds_words_keep_emphasis_where_it_is_read():
+    prompt = "A (Crimson:1.3) Kitten BREAK 2.5 m from 2 (huge) trees"
+    kept, _ = painting.understood(prompt, has_emphasis=True)
+    assert kept == "a (red:1.3) cat BREAK 2.5 m from two (large) tree"
+    assert painting.understood(prompt)[0] == "a red cat   2.5 m from two large tree"
+    assert painting.unfamiliar_words(prompt) == ["2.5", "m"]
+
+
+def test_editing_one_sentence_of_a_page_encodes_one_block(own_folder):
+    """And what is remembered doesn't change a bit of what is painted."""
+    sentences = [f"a {colour} ball above a small {kind}." for colour in COLOURS for kind in KINDS[:12]]
+    page = " ".join(sentences)
+    edited = page.replace("a yellow ball", "a yellow cat", 1)
+    model = load_model(own_folder)
+    run(model, prompt=page)
+    t5, clip = model.page_encoder.conditioning.t5, model.page_encoder.conditioning.clip
+    before = t5.encoded, clip.encoded
+    assert before[0] >= 3 and before[1] == len(sentences)
+    warm = run(model, prompt=edited)
+    assert (t5.encoded, clip.encoded) == (before[0] + 1, before[1] + 1)
+    cold = run(load_model(own_folder), prompt=edited)
+    assert np.array_equal(np.asarray(warm.image), np.asarray(cold.image))
 
 
 def test_other_models_are_not_measured_by_storybooks_words(own_folder, tmp_path):

@@ -1,5 +1,6 @@
 """First stages by Stable Diffusion, and what enlarges them."""
 
+import math
 import re
 import shutil
 
@@ -43,7 +44,8 @@ def pixels(painted):
     return np.asarray(painted.image)
 
 
-def test_a_sketch_is_enlarged_by_the_model_beside_it(model, weights):
+def test_a_sketch_is_enlarged_by_the_model_beside_it(model, weights, monkeypatch):
+    monkeypatch.setattr(painting, "PREVIEW_EVERY_S", math.inf)  # a slow machine would show some
     news = []
     painted = run(model, on_progress=news.append)
     assert painted.image.size == (256, 128) and painted.stages == ((96, 48 + 16), (256, 128))
@@ -93,6 +95,24 @@ def test_short_prompts_are_read_as_in_training_and_long_ones_whole(model):
     assert not np.array_equal(pixels(ball), pixels(dog)) and ball.warnings == ()
     (warning,) = run(model, prompt="a red cat on a beach. " * 1200, width=64, height=64).warnings
     assert re.fullmatch(r"The last \d+ tokens of the prompt were not read: \d+ are the most.", warning)
+
+
+def test_emphasis_changes_the_sketch_and_brackets_alone_are_text(model):
+    small = {"width": 64, "height": 64}
+    even, strong = (run(model, prompt=f"a (red:{weight}) ball BREAK a cat", **small) for weight in (1.0, 2))
+    assert even.warnings == () and not np.array_equal(pixels(even), pixels(strong))
+    plans = model.sketcher.plans
+    assert [segment.text for segment in plans[0][0].segments] == ["a red ball.", "a cat."]
+    run(model, prompt="a (red) ball", **small)
+    assert model.sketcher.plans == ()  # read as in training
+
+
+def test_what_was_painted_before_changes_no_bit_of_a_page(weights):
+    page = "a red cat on a beach. a blue ball. " * 12
+    small = {"width": 64, "height": 64}
+    warm, cold = (load_model(weights / "mine") for _ in range(2))
+    run(warm, prompt=page.replace("ball", "boat", 1) + "a tree.", **small)
+    assert np.array_equal(pixels(run(warm, prompt=page, **small)), pixels(run(cold, prompt=page, **small)))
 
 
 @pytest.mark.parametrize("asked", [1, 2, 3, 5])

@@ -44,3 +44,19 @@ def test_flux_is_the_stock_encoding_where_that_suffices(flux):
     encoded = LongPromptEncoder.from_pipeline(flux)(text)
     torch.testing.assert_close(encoded.prompt_embeds, stock, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(encoded.pooled_prompt_embeds, pooled, rtol=1e-4, atol=1e-4)
+
+
+def test_flux_takes_no_more_rows_than_a_text_needs_where_it_is_told_so(flux):
+    stock, stepped = (LongPromptEncoder.from_pipeline(flux, t5_row_step=step) for step in (None, 8))
+    texts = ["a (red:1.5) cat", "a red cat to the left of a blue house in a meadow"]
+    assert stock(texts).prompt_embeds.shape[1] == 512
+    found = stepped(texts)
+    assert found.prompt_embeds.shape[1] == 16
+    assert stepped(texts[:1]).prompt_embeds.shape[1] == 8
+    assert stepped(["a cat. " * 170]).prompt_embeds.shape[1] == 512
+    # what is weighted moves away from the empty text of the same length
+    plain = stepped(["a red cat", texts[1]])
+    blank = stepped(["", texts[1]])
+    moved = blank.prompt_embeds[0, 1] + 1.5 * (plain.prompt_embeds[0, 1] - blank.prompt_embeds[0, 1])
+    torch.testing.assert_close(found.prompt_embeds[0, 1], moved, rtol=1e-3, atol=1e-4)
+    assert torch.equal(found.prompt_embeds[0, 0], plain.prompt_embeds[0, 0])

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.longalign.plan import OFFICIAL, PromptSettings
+from pipelines.longalign.plan import OFFICIAL, WHERE_MEANT, PromptSettings
 from pipelines.longalign.planner import SegmentPlanner, WholePlanner, block_rows
-from pipelines.longalign.prompt_weights import parse_weights, weighted_pieces
+from pipelines.longalign.prompt_weights import (
+    hide_breaks,
+    parse_weights,
+    plain_words,
+    rewrite_words,
+    uses_syntax,
+    weighted_pieces,
+)
 from pipelines.longalign.source_text import SourceText, clean_up
 from pipelines.longalign.split import split_prompt
 from pipelines.longalign.tokens import TokenReader
@@ -127,6 +134,53 @@ def test_weights_that_are_no_numbers_are_words(weight):
     assert parse_weights(f"(cat:{weight})").text == f"cat:{weight}"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "is_meant", "plain"),
+    [
+        ("a (red:1.3) cat", True, "a red cat"),
+        ("((red:1) cat)", True, "red cat"),
+        ("((red) cat:0.5)", True, "red cat"),
+        ("a cat BREAK a dog", True, "a cat   a dog"),
+        ("a (red) cat", False, "a (red) cat"),
+        ("a cat :3) and (a dog", False, "a cat :3) and (a dog"),
+        (r"\(red:1.3\)", False, r"\(red:1.3\)"),
+        ("(at 12:30) a cat", False, "(at 12:30) a cat"),
+        ("a cat (16:9)", False, "a cat (16:9)"),
+        ("(a cat: red)", False, "(a cat: red)"),
+        ("BREAKFAST", False, "BREAKFAST"),
+        ("", False, ""),
+    ],
+)
+def test_emphasis_is_meant_where_a_number_or_break_says_so(prompt, is_meant, plain):
+    assert uses_syntax(prompt) is is_meant
+    assert plain_words(prompt) == plain
+
+
+def test_words_are_rewritten_and_marks_are_not():
+    prompt = r"A (Kitten:1.3), ((Red) HUT:0.5) BREAK 2 \(Two\)"
+    assert rewrite_words(prompt, str.lower) == r"a (kitten:1.3), ((red) hut:0.5) BREAK 2 \(two\)"
+    assert rewrite_words("A (Kitten) Break", str.lower) == "a (kitten) break"
+
+
+@given(st.text(alphabet="aB ():12.\\K", max_size=24), st.booleans())
+def test_rewriting_nothing_changes_nothing(text, has_break):
+    text = f"{text} BREAK {text}" if has_break else text
+    assert rewrite_words(text, lambda words: words) == text
+    assert len(hide_breaks(text)) == len(text)
+    assert (" BREAK " in hide_breaks(text)) is False
+
+
+def test_brackets_without_a_number_stay_text_where_emphasis_has_to_be_meant(reader):
+    settings = {"weights": WHERE_MEANT}
+    assert plan_of(reader, "a (red) cat", **settings) == plan_of(reader, "a (red) cat", weights=False)
+    assert plan_of(reader, "a (red:2) (cat)", **settings) == plan_of(reader, "a (red:2) (cat)", weights=True)
+    official = {"mode": "official", "overflow": "truncate", **settings}
+    assert [part.text for part in plan_of(reader, "a cat BREAK a dog", **official).segments] == [
+        "a cat .",
+        " a dog.",
+    ]
+
+
 def test_break_ends_a_segment(reader):
     plan = plan_of(reader, "a red cat BREAK a blue (dog:1.2), BREAKFAST")
     assert [segment.text for segment in plan.segments] == ["a red cat.", "a blue dog, BREAKFAST."]
@@ -201,7 +255,15 @@ def test_whole_texts_lose_their_end_or_are_divided_behind_sentences():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"mode": "loose"}, {"overflow": "drop"}, {"pooled": "last"}, {"rows": 4}, {"rows": 9000}]
+    "settings",
+    [
+        {"mode": "loose"},
+        {"overflow": "drop"},
+        {"pooled": "last"},
+        {"weights": "often"},
+        {"rows": 4},
+        {"rows": 9000},
+    ],
 )
 def test_bad_settings_are_refused(settings):
     with pytest.raises(ValueError, match="it must"):

@@ -53,6 +53,24 @@ def test_memory_changes_nothing(encoder, conditioning):
     )
 
 
+def test_alone_the_memory_and_the_batch_change_not_a_bit(sd):
+    """Rounding depends on the size of a call, so texts of one call would depend on each other."""
+    settings = PromptSettings(alone=True)
+    warm, cold = (LongPromptEncoder.from_pipeline(sd, settings) for _ in range(2))
+    texts = [" ".join(TWENTY), "a cat"]
+    warm([" ".join(TWENTY[3:]), " ".join(TWENTY[:9])])
+    (encoder,) = warm.conditioning.encoders
+    assert encoder.calls == encoder.encoded == 22
+    assert torch.equal(warm(texts).prompt_embeds, cold(texts).prompt_embeds)
+    assert torch.equal(cold(texts[1:]).prompt_embeds[0, :5], cold(texts).prompt_embeds[1, :5])
+    torch.testing.assert_close(
+        LongPromptEncoder.from_pipeline(sd)(texts).prompt_embeds,
+        cold(texts).prompt_embeds,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
 def test_new_weights_empty_the_memory(encoder, conditioning):
     before = conditioning(["a cat"], None, False).prompt_embeds
     with torch.no_grad():

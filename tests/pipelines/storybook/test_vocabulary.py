@@ -43,6 +43,7 @@ def test_the_worlds_own_words_stand_for_themselves():
         ("", []),
         ("red-blue cat", []),
         ("猫", ["猫"]),
+        ("2 cats, 2.5 m and 1,000 km away", ["2.5", "m", "1,000", "km"]),
     ],
 )
 def test_unknown_words_are_listed_once_in_order(prompt, unknown):
@@ -51,6 +52,10 @@ def test_unknown_words_are_listed_once_in_order(prompt, unknown):
 
 def test_only_synonyms_are_replaced():
     assert canonical_prompt("A Crimson Kitten, near  an astronaut!") == "A red cat, near  an astronaut!"
+
+
+def test_decimals_are_no_counts():
+    assert canonical_prompt("2 cats, 2.5 m and 1,3 km. 3. A cat") == "two cat, 2.5 m and 1,3 km. three. A cat"
 
 
 def test_an_unknown_word_resolves_to_itself():

@@ -54,6 +54,23 @@ def test_a_picture_is_judged_by_relation(show: Any) -> None:
     assert missing.to_json()["relations"][0]["margin"] is None
 
 
+def test_emphasis_and_breaks_name_nothing(show: Any) -> None:
+    prompt = "a (red:1.3) cat to the left of a blue house BREAK a meadow"
+    judge = PipelineJudge()
+    assert judge.problem(prompt) == ""
+    show({"cat": LEFT, "house": RIGHT}, {"cat": LEFT, "house": RIGHT})
+    judged = judge.judge(Blank(), prompt, PICTURE)
+    assert judged.passed and judged.relations[0].text == "red cat left of blue house"
+    painted: list[str] = []
+
+    def paint(text: str, seed: int) -> Image.Image:
+        painted.append(text)
+        return PICTURE
+
+    search = judge.search(Blank(), prompt, paint, [1], lambda attempt: None, lambda: False)
+    assert painted == [prompt] and search.attempts[0].prompt == prompt
+
+
 def test_a_search_ends_with_the_first_that_passes(show: Any) -> None:
     show({"cat": RIGHT, "house": LEFT}, {"cat": LEFT, "house": RIGHT})
     painted: list[int] = []
