@@ -4,6 +4,7 @@ Storybook's own detectors read kind and colour out of a name ("red cat"); real p
 detector of transformers whose weights lie on disk.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,9 @@ from pipelines.compass.scop_crops import with_article
 from pipelines.compass.scoring import VISOR_THRESHOLD, Detected
 from pipelines.storybook.verify import WantedObject
 from pipelines.storybook.vocabulary import COLOURS, KINDS, PATTERNS, resolve
+
+STORYBOOK = {"StorybookEyes": "storybook-eyes", "StorybookJudge": "storybook-judge"}
+ZERO_SHOT = ("owlvit", "owlv2")  # model types of transformers that are asked in VISOR's way
 
 
 class ObjectDetector(Protocol):
@@ -55,9 +59,7 @@ class StorybookDetector:
 
     def __init__(self, model: Any, threshold: float = VISOR_THRESHOLD) -> None:
         self.model, self.threshold = model.eval(), threshold
-        self.name = {"StorybookEyes": "storybook-eyes", "StorybookJudge": "storybook-judge"}.get(
-            type(model).__name__, type(model).__name__
-        )
+        self.name = STORYBOOK.get(type(model).__name__, type(model).__name__)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, threshold: float = VISOR_THRESHOLD) -> "StorybookDetector":
@@ -66,15 +68,10 @@ class StorybookDetector:
         Raises:
             ValueError: it holds neither.
         """
-        import json
-
         from pipelines.storybook import detector
 
-        try:
-            kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["_class_name"]
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{folder} holds no detector ({error})") from None
-        if kind not in ("StorybookEyes", "StorybookJudge"):
+        kind = _config(folder).get("_class_name")
+        if kind not in STORYBOOK:
             raise ValueError(f"{folder} holds a {kind}, not one of Storybook's detectors")
         return cls(getattr(detector, kind).from_pretrained(folder), threshold)
 
@@ -142,3 +139,35 @@ class ZeroShotDetector:
         rows = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
         detected = [Detected(wanted[label], score, tuple(box)) for label, score, box in rows]
         return sorted(detected, key=lambda item: -item.score)
+
+
+def open_detector(
+    folder: Path | str, threshold: float = VISOR_THRESHOLD, device: str = "cpu"
+) -> "StorybookDetector | ZeroShotDetector":
+    """Open a detector's folder, Storybook's own or an OWL-ViT or OWLv2 of transformers.
+
+    Args:
+        threshold: of the raw detections. device: where a zero-shot detector runs.
+    Raises:
+        ValueError: it holds neither.
+    """
+    config = _config(folder)
+    if config.get("_class_name") in STORYBOOK:
+        return StorybookDetector.from_pretrained(folder, threshold)
+    if config.get("model_type") in ZERO_SHOT:
+        return ZeroShotDetector(folder, threshold, device)
+    held = config.get("_class_name") or config.get("model_type") or "something else"
+    raise ValueError(
+        f"{folder} holds {held}; a detector is one of {', '.join(STORYBOOK.values())}, or a folder of "
+        f"transformers with a model of type {' or '.join(ZERO_SHOT)}"
+    )
+
+
+def _config(folder: Path | str) -> dict[str, Any]:
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no detector ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder} holds no detector (its config.json is no object)")
+    return config

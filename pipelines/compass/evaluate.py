@@ -2,7 +2,8 @@
 
 Paints two-object prompts with several seeds, keeps what each detector sees in a file (a second run goes on
 where the first one stopped), and prints OA, VISOR, GenEval position and T2I-CompBench for every variant.
-Pictures are chosen by one detector (the eyes) and reported by another (the judge).
+Pictures are chosen by one detector (the eyes) and reported by another (the judge). Prompts are those of the
+Storybook world, or those of a file; detectors are Storybook's, or zero-shot ones of transformers.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from pipelines.compass.evaluation import (
     search_scores,
 )
 from pipelines.compass.schedule import REFERENCE_TRUE_CFG
-from pipelines.compass.spatial_prompts import SpatialPrompt, spatial_prompts
+from pipelines.compass.spatial_prompts import SpatialPrompt, read_prompts, spatial_prompts
 from pipelines.storybook.guidance import FLUX_GUIDANCE, SD_GUIDANCE
 
 WEIGHTS = Path("assets/weights")
@@ -105,16 +106,64 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield "| " + " | ".join(str(row.get(column, "")) for column in COLUMNS) + " |"
 
 
-def evaluate_part(options: argparse.Namespace, name: str, compass: str | None, part: str) -> dict[str, Any]:
-    """Paint and score one variant on one side of the held-out split."""
-    from pipelines.compass.detectors import StorybookDetector
+def open_detectors(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The one that chooses and the one that reports; the same one where both folders are the same.
 
-    eyes, report = (StorybookDetector.from_pretrained(path) for path in (options.eyes, options.judge))
-    prompts = spatial_prompts(options.n, held_out=part == "held_out")
+    Raises:
+        ValueError: a folder without a detector.
+    """
+    from pipelines.compass.detectors import open_detector
+    from pipelines.runtime import choose_runtime
+
+    device = choose_runtime().device
+    eyes = open_detector(options.eyes, device=device)
+    if options.judge.resolve() == options.eyes.resolve():
+        return eyes, eyes
+    report = open_detector(options.judge, device=device)
+    if report.name == eyes.name:  # folders of the same name; what each sees is kept apart
+        report.name = f"{report.name} ({options.judge})"
+    return eyes, report
+
+
+def prompts_by_part(options: argparse.Namespace, detectors: Sequence[Any]) -> dict[str, list[SpatialPrompt]]:
+    """The prompts of each part: both sides of the held-out split, or those of a file.
+
+    Raises:
+        ValueError: a file without prompts, or with things that a detector doesn't know.
+    """
+    if options.prompts is None:
+        return {
+            part: spatial_prompts(options.n or 200, held_out=part == "held_out") for part in options.parts
+        }
+    prompts = read_prompts(options.prompts)[: options.n]
+    for detector in detectors:
+        unknown = {name for prompt in prompts for name in prompt.asked if not detector.knows(name)}
+        if unknown:
+            listed = ", ".join(sorted(unknown)[:5])
+            raise ValueError(
+                f"{detector.name} can't look for {listed}: give detectors that know {options.prompts}"
+            )
+    return {options.prompts.stem: prompts}
+
+
+def evaluate_part(
+    options: argparse.Namespace,
+    name: str,
+    compass: str | None,
+    part: str,
+    prompts: Sequence[SpatialPrompt],
+    detectors: tuple[Any, Any],
+) -> dict[str, Any]:
+    """Paint and score one variant on one list of prompts."""
+    eyes, report = detectors
     weights = compass if compass in (None, "auto") else Path(str(compass))
     marks = [fingerprint(path) for path in (options.folder, options.eyes, options.judge)]
     marks += [str(compass), fingerprint(weights) if isinstance(weights, Path) else ""]
-    key = hashlib.sha256(repr([*marks, options.steps, options.guidance, part]).encode()).hexdigest()[:16]
+    # a list of the held-out split begins with every shorter one, a file's may change
+    texts = [prompt.text for prompt in prompts] if options.prompts else ""
+    key = hashlib.sha256(repr([*marks, options.steps, options.guidance, part, texts]).encode()).hexdigest()[
+        :16
+    ]
     paint = LatePaint(partial(model_paint, options.folder, weights, prompts, options.steps, options.guidance))
     looking = LookOptions(
         options.seeds,
@@ -143,14 +192,29 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=WEIGHTS",
         help="CoMPaSS weights: a folder, 'auto' (those of the model folder) or 'none'; may be repeated",
     )
-    parser.add_argument("--n", type=int, default=200, help="prompts of each part")
+    parser.add_argument("--n", type=int, help="prompts of each part; default: 200, or all of the file")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="prompts of this file: one per line (also T2I-CompBench's), VISOR's or GenEval's JSON",
+    )
     parser.add_argument("--seeds", type=int, default=4, help="pictures of each prompt; 8 for all budgets")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="sides of the held-out split"
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, help="default: what the model paints best with")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--eyes", type=Path, default=WEIGHTS / "storybook-eyes", help="chooses")
-    parser.add_argument("--judge", type=Path, default=WEIGHTS / "storybook-judge", help="reports")
+    parser.add_argument(
+        "--eyes",
+        type=Path,
+        default=WEIGHTS / "storybook-eyes",
+        help="detector that chooses: Storybook's or a zero-shot one",
+    )
+    parser.add_argument(
+        "--judge", type=Path, default=WEIGHTS / "storybook-judge", help="detector that reports"
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/compass"), help="what was seen so far")
     parser.add_argument("--pictures", type=Path, help="keep the pictures too")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
@@ -161,11 +225,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     if options.guidance is None:
         options.guidance = usual_guidance(options.folder)
+    detectors = open_detectors(options)
+    parts = prompts_by_part(options, detectors)
     rows = []
     for variant in options.variant or ["plain=none"]:
         name, _, weights = variant.partition("=")
         compass = None if weights in ("", "none") else weights
-        rows += [evaluate_part(options, name, compass, part) for part in options.parts]
+        rows += [evaluate_part(options, name, compass, *item, detectors) for item in parts.items()]
     print("\n".join(table(rows)))
     if options.out:
         part = options.out.with_name(options.out.name + ".part")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.compass.judging import Verdict, judge
-from pipelines.compass.parser import parse_prompt
 from pipelines.compass.prompt_text import phrase_of
+from pipelines.compass.relations import PLAIN
 from pipelines.compass.scoring import (
     Detected,
     geneval_objects,
@@ -129,7 +129,7 @@ def look(
         # a seed of its own for every picture: the same number would repeat a layout over all prompts
         painted = paint([prompts[n].text for n, _ in keys], [1000 * seed + n for n, seed in keys])
         seconds = round((time.monotonic() - began) / len(keys), 3)
-        names = [prompts[number].names for number, _ in keys]
+        names = [prompts[number].asked for number, _ in keys]
         found = {detector.name: _look_at(detector, painted, names) for detector in detectors}
         for row, (number, seed) in enumerate(keys):
             seen = {name: tuple(rows[row]) for name, rows in found.items()}
@@ -154,39 +154,45 @@ def scores(
     """All benchmark scores by one detector, on the first `per_prompt` seeds.
 
     Returns:
-        Percentages, beside the detector's name; "t2i_spatial" lies between 0 and 1.
+        Percentages, beside the detector's name; "t2i_spatial" lies between 0 and 1. VISOR and GenEval know
+        plain relations only: prompts with "next to" count in "t2i_spatial" alone.
     """
     kept = [item for item in seen if item.seed < per_prompt]
     images, geneval, t2i = [], [], []
     for item in kept:
         prompt, found = prompts[item.prompt], item.found[detector]
         first, second = prompt.names
+        t2i.append(t2i_spatial(found, first, phrase_of(prompt.relation, "t2i"), second, item.size))
+        if prompt.relation not in PLAIN:
+            continue
         images.append(visor_image(item.prompt, found, first, prompt.relation, second))
         include: list[dict[str, Any]] = [
             {"class": second},
             {"class": first, "position": (prompt.relation, 0)},
         ]
         geneval.append(geneval_position(geneval_objects(found), include)[0])
-        t2i.append(t2i_spatial(found, first, phrase_of(prompt.relation, "t2i"), second, item.size))
-    result = visor(images, per_prompt)
-    return {
+    row: dict[str, Any] = {
         "detector": detector,
-        "prompts": result.prompts,
-        "images": result.images,
-        "OA": round(result.both, 2),
-        "conditional": round(result.conditional, 2),
-        "unconditional": round(result.unconditional, 2),
-        **{f"VISOR_{n}": round(value, 2) for n, value in enumerate(result.at_least, 1)},
-        "geneval": round(100 * sum(geneval) / len(geneval), 2),
+        "prompts": len({item.prompt for item in kept}),
+        "images": len(kept),
         "t2i_spatial": round(sum(t2i) / len(t2i), 4),
         "seconds_per_picture": round(sum(item.seconds for item in kept) / len(kept), 3),
     }
+    if images:
+        result = visor(images, per_prompt)
+        row |= {
+            "OA": round(result.both, 2),
+            "conditional": round(result.conditional, 2),
+            "unconditional": round(result.unconditional, 2),
+            **{f"VISOR_{n}": round(value, 2) for n, value in enumerate(result.at_least, 1)},
+            "geneval": round(100 * sum(geneval) / len(geneval), 2),
+        }
+    return row
 
 
 def verdicts(prompt: SpatialPrompt, items: Sequence[Seen], detector: str) -> list[Verdict]:
     """GenEval verdicts of the pictures of one prompt."""
-    parsed = parse_prompt(prompt.text)
-    return [judge(parsed, item.found[detector], item.size) for item in items]
+    return [judge(prompt.reading, item.found[detector], item.size) for item in items]
 
 
 def search_scores(

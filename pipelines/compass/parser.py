@@ -10,7 +10,7 @@ be decided is remarked and never scored.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.compass.lexicon import DETERMINERS, NEGATIONS, PLACES, PRONOUNS
+from pipelines.compass.lexicon import DETERMINERS, NEGATIONS, PLACES, PRONOUNS, RELATIVE
 from pipelines.compass.noun_phrases import (
     Words,
     cut_at_copula,
@@ -186,6 +186,10 @@ class _Reader:
             if self.topic is not None:
                 self._take(self.topic)
             return self.topic
+        if len(words) == 1 and words[0].word in RELATIVE and self.pending and self.last is not None:
+            self.subjects = []  # "a house, above which flies a bird": the subject is still to come
+            self._take(self.last)
+            return self.last
         words, place = without_place(words, keep_inner=following in ("predicate", "relative"))
         wanted = self.pending or self.fronted is not None or following in ("predicate", "relative")
         if words and not wanted and words[0].word != "no" and head(words)[-1].word in PLACES:

@@ -124,3 +124,35 @@ def pictures(tmp_path: Path) -> Path:
     for number, colour in ((1, "red"), (2, "blue")):
         Image.new("RGB", (200, 200), colour).save(folder / f"{number:012d}.jpg")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_owl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random OWL-ViT as transformers saves it. Read only."""
+    import string
+
+    import torch
+    from transformers import (
+        CLIPTokenizer,
+        OwlViTConfig,
+        OwlViTForObjectDetection,
+        OwlViTImageProcessor,
+        OwlViTProcessor,
+    )
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("owl")
+    letters = [letter + end for letter in string.ascii_lowercase for end in ("", "</w>")]
+    # OWL-ViT takes a query that begins with token 0 for padding
+    words = ["!", "<|startoftext|>", "<|endoftext|>", *letters]
+    tokenizer = CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[])
+    tokenizer.model_max_length = 32
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
+    text = {**small, **special, "vocab_size": len(words), "max_position_embeddings": 32}
+    vision = {**small, "image_size": 64, "patch_size": 16}
+    config = OwlViTConfig(text_config=text, vision_config=vision, projection_dim=32)
+    OwlViTForObjectDetection(config).save_pretrained(folder)
+    size = {"height": 64, "width": 64}
+    OwlViTProcessor(OwlViTImageProcessor(size=size, crop_size=size), tokenizer).save_pretrained(folder)
+    return folder

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from pipelines.compass import evaluate
+from pipelines.compass.detectors import open_detector
 from pipelines.compass.evaluation import (
     LookOptions,
     SeenFile,
@@ -16,7 +17,7 @@ from pipelines.compass.evaluation import (
 )
 from pipelines.compass.parser import parse_prompt
 from pipelines.compass.scoring import Detected
-from pipelines.compass.spatial_prompts import spatial_prompts
+from pipelines.compass.spatial_prompts import read_prompts, spatial_prompts
 from pipelines.storybook.guidance import FLUX_GUIDANCE
 from pipelines.storybook.scene import is_held_out_pair, is_held_out_triple
 
@@ -152,3 +153,120 @@ def test_one_command_paints_scores_and_caches(saved_folder, repository, tmp_path
     assert "| plain | held_out |" in capsys.readouterr().out
     monkeypatch.setattr(evaluate, "model_paint", lambda *_: pytest.fail("everything was painted already"))
     evaluate.main(command)
+
+
+VISOR_JSON = [
+    {"unique_id": 0, "num_objects": 2, "obj_1_attributes": ["cat"], "obj_2_attributes": ["hair drier"],
+     "rel_type": "to the left of", "text": "a cat to the left of a hair drier"},
+    {"unique_id": 1, "num_objects": 2, "obj_1_attributes": ["cat"], "obj_2_attributes": ["dog"],
+     "rel_type": "and", "text": "a cat and a dog"},
+    {"unique_id": 2, "num_objects": 1, "obj_1_attributes": ["cat"], "obj_2_attributes": [None],
+     "rel_type": "single", "text": "a cat"},
+]  # fmt: skip
+GENEVAL_LINES = [
+    {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
+    {"tag": "position", "include": [{"class": "tv remote", "count": 1},
+     {"class": "dog", "count": 1, "position": ["right of", 0]}],
+     "prompt": "a photo of a dog right of a tv remote"},
+]  # fmt: skip
+T2I_LINES = ("a sheep on the bottom of a painting", "a mouse on side of a key", "", "a red cat near a book.")
+
+
+def test_prompts_of_three_benchmarks_and_plain_lines(tmp_path):
+    path = tmp_path / "prompts"
+    path.write_text(json.dumps(VISOR_JSON))
+    (only,) = read_prompts(path)
+    assert (only.names, only.relation) == (("cat", "hair drier"), "left of")
+    path.write_text("\n".join(map(json.dumps, GENEVAL_LINES)))
+    (only,) = read_prompts(path)
+    assert (only.text, only.names) == ("a photo of a dog right of a tv remote", ("dog", "tv remote"))
+    assert only.relation == "right of" and only.asked == ("dog", "tv remote")
+    path.write_text("\n".join(T2I_LINES))
+    found = read_prompts(path)
+    assert [(prompt.names, prompt.relation) for prompt in found] == [
+        (("sheep", "painting"), "below"),
+        (("mouse", "key"), "next to"),
+        (("red cat", "book"), "next to"),
+    ]
+    path.write_text(
+        "There is a red cat. It is small. The cat is left of a house, above which flies a bird.\n"
+    )
+    (only,) = read_prompts(path)
+    assert (only.names, only.relation) == (("small red cat", "house"), "left of")
+    assert only.asked == ("small red cat", "house", "bird") and only.reading is only.parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no prompt"),
+        ("a cat left of a dog\na lonely cat\n", "line 2 says of no two things"),
+        ("a cat behind a dog", "line 1 says"),
+        ('[{"text": "a cat"}]', "none of the known formats"),
+        ("{broken", "none of the known formats"),
+        (json.dumps(GENEVAL_LINES[0]), "holds no prompt"),
+    ],
+)
+def test_files_without_prompts_are_refused(text, message, tmp_path):
+    (tmp_path / "prompts.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_prompts(tmp_path / "prompts.txt")
+    with pytest.raises(ValueError, match="can't be read"):
+        read_prompts(tmp_path / "nothing")
+
+
+def test_next_to_counts_where_it_is_defined(tmp_path):
+    path = tmp_path / "prompts"
+    path.write_text("a mouse near a key\na cat left of a dog")
+    prompts = read_prompts(path)
+
+    def paint(texts, seeds):
+        return [Image.new("RGB", (100, 100)) for _ in seeds]
+
+    class Sure:
+        name = "sure"
+
+        def __call__(self, picture, names):
+            return [Detected(name, 0.8, box) for name, box in zip(names, (LEFT, RIGHT), strict=True)]
+
+    seen = look(prompts, paint, [Sure()], SeenFile(tmp_path / "seen.jsonl"), LookOptions(seeds=1))
+    both, near = scores(prompts, seen, "sure", 1), scores(prompts, seen[:1], "sure", 1)
+    assert (both["prompts"], both["OA"], both["geneval"]) == (2, 100.0, 100.0)
+    assert both["t2i_spatial"] == pytest.approx((0.9 + 0.9) / 2)
+    assert "OA" not in near and near["t2i_spatial"] == 0.9
+    row = {"variant": "plain", "part": "near", **near}
+    assert list(evaluate.table([row]))[-1].count("|") == list(evaluate.table([row]))[0].count("|")
+    (curve,) = search_scores(prompts, seen, "sure", "sure", (1,))
+    assert curve["success"] == 1.0
+
+
+def test_detectors_open_by_what_their_folder_holds(repository, tmp_path):
+    assert open_detector(repository / "assets/weights/storybook-judge").name == "storybook-judge"
+    for config, message in (
+        ('{"_class_name": "AutoencoderKL"}', "holds AutoencoderKL; a detector is one of storybook-eyes"),
+        ('{"model_type": "grounding-dino"}', "holds grounding-dino"),
+        ("{}", "holds something else"),
+        ("[]", "is no object"),
+        ("nonsense", "holds no detector"),
+    ):
+        (tmp_path / "config.json").write_text(config)
+        with pytest.raises(ValueError, match=message):
+            open_detector(tmp_path)
+
+
+def test_prompts_of_a_file_are_scored_by_a_zero_shot_detector(saved_folder, tiny_owl, repository, tmp_path):
+    """The whole command with nothing of Storybook but the painter."""
+    (tmp_path / "mine.txt").write_text("a dog to the left of a cat\na key on side of a dog\n")
+    command = [
+        "--folder", str(saved_folder), "--seeds", "1", "--steps", "1",
+        "--prompts", str(tmp_path / "mine.txt"),
+        "--eyes", str(tiny_owl), "--judge", str(tiny_owl), "--cache", str(tmp_path / "cache"),
+        "--out", str(tmp_path / "scores.json"),
+    ]  # fmt: skip
+    evaluate.main(command)
+    (row,) = json.loads((tmp_path / "scores.json").read_text())
+    assert (row["part"], row["images"], row["detector"]) == ("mine", 2, f"zero-shot {tiny_owl.name}")
+    (tmp_path / "mine.txt").write_text("a dog to the left of a red cat\n")
+    command[command.index("--eyes") + 1] = str(repository / "assets/weights/storybook-eyes")
+    with pytest.raises(ValueError, match="storybook-eyes can't look for dog"):
+        evaluate.main(command)

@@ -45,6 +45,7 @@ def relations(text):
         ("a cat left of a dog and above a ball", ["cat left of dog", "cat above ball"]),
         ("a cat left of a dog above a ball", ["cat left of dog", "dog above ball"]),
         ("a cat left of a dog which is above a ball", ["cat left of dog", "dog above ball"]),
+        ("a cat left of a house, above which flies a bird", ["cat left of house", "bird above house"]),
         ("a cat and a dog are left of a house", ["cat left of house", "dog left of house"]),
         ("a cat and a dog to the left of a house", ["dog left of house"]),
         ("a cat on the left and a dog on the right", ["cat left of dog"]),

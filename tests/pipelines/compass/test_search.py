@@ -3,7 +3,12 @@
 import pytest
 from PIL import Image
 
-from pipelines.compass.detectors import StorybookDetector, ZeroShotDetector, wanted_object
+from pipelines.compass.detectors import (
+    StorybookDetector,
+    ZeroShotDetector,
+    open_detector,
+    wanted_object,
+)
 from pipelines.compass.scoring import Detected
 from pipelines.compass.search import (
     SearchOptions,
@@ -223,32 +228,10 @@ def test_a_painter_gives_each_seed_its_own_generator():
     assert pipe.calls == (["a cat"] * 2, [4, 9], {"num_inference_steps": 3})
 
 
-def test_zero_shot_detectors_of_transformers_work_behind_the_same_door(tmp_path):
+def test_zero_shot_detectors_of_transformers_work_behind_the_same_door(tiny_owl):
     """A tiny random OWL-ViT: boxes in pixels, labels as asked for, one forward pass for all names."""
-    import string
-
-    from transformers import (
-        CLIPTokenizer,
-        OwlViTConfig,
-        OwlViTForObjectDetection,
-        OwlViTImageProcessor,
-        OwlViTProcessor,
-    )
-
-    letters = [letter + end for letter in string.ascii_lowercase for end in ("", "</w>")]
-    # OWL-ViT takes a query that begins with token 0 for padding
-    words = ["!", "<|startoftext|>", "<|endoftext|>", *letters]
-    tokenizer = CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[])
-    tokenizer.model_max_length = 32
-    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    special = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
-    text = {**small, **special, "vocab_size": len(words), "max_position_embeddings": 32}
-    vision = {**small, "image_size": 64, "patch_size": 16}
-    config = OwlViTConfig(text_config=text, vision_config=vision, projection_dim=32)
-    OwlViTForObjectDetection(config).save_pretrained(tmp_path)
-    size = {"height": 64, "width": 64}
-    OwlViTProcessor(OwlViTImageProcessor(size=size, crop_size=size), tokenizer).save_pretrained(tmp_path)
-    detector = ZeroShotDetector(tmp_path, threshold=0.0)
+    detector = open_detector(tiny_owl, threshold=0.0)
+    assert isinstance(detector, ZeroShotDetector)
     seen = detector(Image.new("RGB", (120, 80), "red"), ["red cat", "orange house"])
     assert len(seen) == 16 and {item.label for item in seen} <= {"red cat", "orange house"}
     assert [item.score for item in seen] == sorted((item.score for item in seen), reverse=True)
