@@ -38,12 +38,13 @@ BROWSER_ARGUMENTS = [
 
 @dataclass
 class LiveStudio:
-    """A served page; `painter.gates` decide how far a job gets; only `full` has a `tokenizer`."""
+    """A served page; `painter.gates` decide how far a job gets; only `full` has `tokenizer` and `filmer`."""
 
     studio: Studio
     painter: ScenePainter
     url: str
     tokenizer: DrawingTokenizer | None = None
+    filmer: DrawingFilmer | None = None
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +73,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStudio]:
         looker=FixedLooker(),
         judge=SeedJudge(painter, good={6}),
         tokenizer=DrawingTokenizer(),
-        filmer=DrawingFilmer(),
+        filmer=DrawingFilmer(encodes=True),  # a browser plays real files only
         meters=WordMeters(),
     )
     settings = Settings(data_dir=folder / "data", weights_dir=weights, model_dirs=(spatial,), port=17880)
@@ -92,7 +93,8 @@ def serving(settings: Settings, painter: ScenePainter, doors: Doors) -> Iterator
             server_port=free_port(settings), prevent_thread_lock=True, quiet=True, **options
         )
         tokenizer = doors.tokenizer if isinstance(doors.tokenizer, DrawingTokenizer) else None
-        yield LiveStudio(studio, painter, url, tokenizer)
+        filmer = doors.filmer if isinstance(doors.filmer, DrawingFilmer) else None
+        yield LiveStudio(studio, painter, url, tokenizer, filmer)
         page.close()
 
 

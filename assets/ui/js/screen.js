@@ -108,8 +108,9 @@ export function makeScreen(act) {
     if (playing && next) play(next.clip);
   });
   loop.addEventListener("change", () => {
+    const hasEnded = player.ended; // what loops has never ended, says the browser
     player.loop = playing === 0 && loop.checked;
-    if (loop.checked && player.ended) player.play().catch(() => {});
+    if (player.loop && hasEnded) player.play().catch(() => {});
   });
 
   return { element, show };
