@@ -216,6 +216,10 @@ def _replace_unet(pipeline: Any, source: str, sidecar: Sidecar) -> None:
     from diffusers import UNet2DConditionModel
 
     old: Any = pipeline.unet
+    if loaded := adapter_scales(old):
+        raise ValueError(
+            f"adapters {sorted(loaded)} would be lost with the UNet: load them after CoMPaSS's weights"
+        )
     where = {"subfolder": "unet"} if not Path(source).is_dir() else {}
     new = UNet2DConditionModel.from_pretrained(source, torch_dtype=old.dtype, **where)
     for name in ("in_channels", "out_channels", "cross_attention_dim"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipelines.compose.forecast import (
     learn_speed,
 )
 from pipelines.compose.sketching import LONGEST_TEXT, enlarger_of, load_sketcher, sketch, sketches
+from pipelines.compose.spatial import add_compass, tenor_positions
 from pipelines.longalign.prompt_weights import plain_words, rewrite_words, uses_syntax
 from pipelines.runtime import choose_runtime, peak_bytes
 from pipelines.scale_dit.stages import Stage, size_problem
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines.longalign.conditioning import LongPromptEncoder
+    from pipelines.longalign.plan import PromptPlan
 
 DETAIL_ADAPTER = "scale-dit-lora"  # folder in a model folder: Scale-DiT's LoRA for the stages after the first
 PREVIEW_EVERY_S = 0.3
@@ -148,9 +150,11 @@ def default_steps(folder: Path) -> int:
     return DEFAULT_STEPS
 
 
-def load_model(folder: Path) -> LoadedModel:
+def load_model(folder: Path, compass: Path | None = None) -> LoadedModel:
     """Load a model folder in the dtype that is fast here.
 
+    Args:
+        compass: where in it the weights lie that were trained with TENOR; see `spatial.add_compass`.
     Raises:
         ValueError, OSError: the folder isn't a model of this project or is damaged.
     """
@@ -164,8 +168,11 @@ def load_model(folder: Path) -> LoadedModel:
     staged: Path | None = folder
     with quiet_loading():
         if sketches(folder):
-            sketcher, staged = load_sketcher(folder, dtype, runtime.device), enlarger_of(folder)
+            sketcher = load_sketcher(folder, dtype, runtime.device, compass)
+            staged = enlarger_of(folder)
         pipeline = None if staged is None else load_pipeline(staged, dtype=dtype).to(runtime.device)
+        if sketcher is None:
+            add_compass(pipeline, folder, compass)
     if pipeline is not None and staged is not None:
         if (staged / DETAIL_ADAPTER).is_dir():
             pipeline.load_scale_dit_lora(staged / DETAIL_ADAPTER)
@@ -251,27 +258,28 @@ def _paint_stages(
     Raises:
         Cancelled: the watcher asked to stop.
     """
-    states, pooled, unread = read_text(model, text)
+    states, pooled, plans = read_text(model, text)
     watcher.spend("encode")
     pipeline = model.pipeline
-    result = pipeline(
-        **begins,
-        prompt_embeds=states,
-        pooled_prompt_embeds=pooled,
-        height=size.height,
-        width=size.width,
-        num_inference_steps=watcher.steps,
-        high_res_steps=watcher.high_res_steps,
-        generator=generator,
-        callback_on_step_end=watcher.on_step,
-        callback_on_step_end_tensor_inputs=["denoised"],
-        callback_on_tile=watcher.on_tile,
-        callback_on_enlarge=lambda done, tiles: watcher.on_enlarge(pipeline.stage_index, done, tiles),
-    )
+    with tenor_positions(pipeline, plans):
+        result = pipeline(
+            **begins,
+            prompt_embeds=states,
+            pooled_prompt_embeds=pooled,
+            height=size.height,
+            width=size.width,
+            num_inference_steps=watcher.steps,
+            high_res_steps=watcher.high_res_steps,
+            generator=generator,
+            callback_on_step_end=watcher.on_step,
+            callback_on_step_end_tensor_inputs=["denoised"],
+            callback_on_tile=watcher.on_tile,
+            callback_on_enlarge=lambda done, tiles: watcher.on_enlarge(pipeline.stage_index, done, tiles),
+        )
     if pipeline.interrupt:
         raise Cancelled
     watcher.spend("decode")
-    return result.images[0], unread
+    return result.images[0], _unread(sum(plan.dropped_tokens for plan in plans))
 
 
 def understood(prompt: str, *, has_emphasis: bool = False) -> tuple[str, tuple[str, ...]]:
@@ -292,8 +300,8 @@ def unfamiliar_words(prompt: str) -> list[str]:
     return unknown_words(plain_words(prompt))
 
 
-def read_text(model: LoadedModel, text: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """States and pooled vectors of a text, and a sentence about its end where even a page has no room for it.
+def read_text(model: LoadedModel, text: str) -> tuple[Tensor, Tensor, Sequence[PromptPlan]]:
+    """States and pooled vectors of a text, and the plan of its blocks where it isn't encoded in one piece.
 
     What T5 reads at once is encoded as stock pipelines do; longer texts in blocks of whole sentences, and
     those with emphasis or `BREAK` with the weights that they ask for.
@@ -307,7 +315,7 @@ def read_text(model: LoadedModel, text: str) -> tuple[Tensor, Tensor, tuple[str,
             return *pipeline.encode_prompt(text), ()
         found = model.page_encoder(text, guided=False)
     assert found.pooled_prompt_embeds is not None  # FLUX.1 has them
-    return found.prompt_embeds, found.pooled_prompt_embeds, _unread(found.plans[0][0].dropped_tokens)
+    return found.prompt_embeds, found.pooled_prompt_embeds, found.plans[0]
 
 
 def _unread(lost: int) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.compose.spatial import add_compass, tenor_positions
+
 if TYPE_CHECKING:
     import torch
     from PIL import Image
@@ -56,16 +58,26 @@ def sketch_facts(folder: Path) -> tuple[int, int]:
     return side, size
 
 
-def load_sketcher(folder: Path, dtype: torch.dtype, device: str) -> Any:
-    """A `LongAlignPipeline`: prompts of any length, with aligned weights where the folder has them."""
+def load_sketcher(folder: Path, dtype: torch.dtype, device: str, compass: Path | None = None) -> Any:
+    """A `LongAlignPipeline`: prompts of any length, with aligned weights where the folder has them.
+
+    Args:
+        compass: see `spatial.add_compass`.
+    """
     import torch
 
+    from pipelines.compass.support import adapter_scales
     from pipelines.longalign.pipeline_longalign import LongAlignPipeline
     from pipelines.longalign.plan import WHERE_MEANT
 
     pipeline = LongAlignPipeline.from_pretrained(folder, dtype=dtype).to(device)
+    add_compass(pipeline, folder, compass)
     if (folder / ALIGNED).is_dir():
+        before = adapter_scales(pipeline.unet)
         pipeline.load_longalign(folder / ALIGNED)
+        scales = {**adapter_scales(pipeline.unet), **before}  # it switches other adapters off
+        if before:
+            pipeline.unet.set_adapters(list(scales), list(scales.values()))
     # alone: what was painted before must not change a bit of the same request
     pipeline.prompt_settings = replace(
         pipeline.prompt_settings, max_rows=LONGEST_TEXT, weights=WHERE_MEANT, alone=True
@@ -92,18 +104,23 @@ def sketch(
 
     from pipelines.longalign.prompt_weights import uses_syntax
 
-    texts: dict[str, Any] = {"prompt": prompt}
     fits = len(pipeline.tokenizer(prompt, verbose=False).input_ids) <= CLIP_LIMIT
     if fits and not pipeline.is_aligned and not uses_syntax(prompt):
-        stock = StableDiffusionPipeline.encode_prompt(pipeline, prompt, pipeline.device, 1, True)
-        texts = {"prompt_embeds": stock[0], "negative_prompt_embeds": stock[1]}
-    result = pipeline(
-        **texts,
-        height=stage.height,
-        width=stage.width,
-        num_inference_steps=steps,
-        guidance_scale=GUIDANCE,
-        generator=generator,
-        callback_on_step_end=on_step,
-    )
+        asked, plain = StableDiffusionPipeline.encode_prompt(pipeline, prompt, pipeline.device, 1, True)
+        plans: Any = ()
+    else:
+        asked, plain = pipeline.encode_prompt(prompt, pipeline.device, 1, True)
+        plans = pipeline.plans
+    with tenor_positions(pipeline, plans[0] if plans else ()):
+        result = pipeline(
+            prompt_embeds=asked,
+            negative_prompt_embeds=plain,
+            height=stage.height,
+            width=stage.width,
+            num_inference_steps=steps,
+            guidance_scale=GUIDANCE,
+            generator=generator,
+            callback_on_step_end=on_step,
+        )
+    pipeline.plans = plans
     return None if pipeline.interrupt else result.images[0]

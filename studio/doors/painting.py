@@ -18,17 +18,7 @@ class PipelinePainter:
         """See `Painter`."""
         from pipelines.compose import painting
 
-        model = painting.load_model(folder)
-        trained = tenor_weights(folder)
-        if trained == folder:
-            from pipelines.compass.support import enable_tenor
-
-            enable_tenor(model.composer)
-        elif trained is not None:
-            from pipelines.compass.weights_compass import load_compass
-
-            load_compass(model.composer, trained)
-        return model
+        return painting.load_model(folder, tenor_weights(folder))
 
     def paint(
         self,

@@ -13,14 +13,12 @@ from studio.settings import REPOSITORY
 def as_python(recipe: Recipe, card: ModelCard | None) -> str:
     """A script that paints the picture of `recipe`, pixel for pixel; `card` is its model, if known."""
     request = recipe.request
-    folder = recipe.request.model if card is None else _folder(card.folder)
     return "\n".join(
         [
             "from pathlib import Path",
             "from pipelines.compose.painting import load_model, paint",
             "",
-            f"model = load_model(Path({folder!r}))",
-            *(_tenor_lines(card, request.tenor) if card and card.tenor else ()),
+            *_loading(recipe, card),
             "painted = paint(",
             "    model,",
             f"    prompt={recipe.prompt!r},",
@@ -49,18 +47,14 @@ def as_shell(recipe: Recipe) -> str:
     return f"python -m studio image {shlex.quote(recipe.prompt)} {options}"
 
 
-def _tenor_lines(card: ModelCard, tenor: bool | None) -> list[str]:
-    """What a script does so that the weights of CoMPaSS work as they did in the studio."""
-    assert card.tenor is not None
-    if card.tenor == card.folder:
-        lines = ["from pipelines.compass.support import enable_tenor", "enable_tenor(model.composer)"]
-        return [] if tenor is False else lines
-    folder = f"{_folder(card.folder)}/{card.tenor.name}"
-    lines = [
-        "from pipelines.compass.weights_compass import load_compass",
-        f"load_compass(model.composer, {folder!r})",
-    ]
-    if tenor is False:
+def _loading(recipe: Recipe, card: ModelCard | None) -> list[str]:
+    """The lines that load the model, with the weights of CoMPaSS as they worked in the studio."""
+    folder = recipe.request.model if card is None else _folder(card.folder)
+    if card is None or card.tenor is None:
+        return [f"model = load_model(Path({folder!r}))"]
+    trained = folder if card.tenor == card.folder else f"{folder}/{card.tenor.name}"
+    lines = [f"model = load_model(Path({folder!r}), Path({trained!r}))"]
+    if recipe.request.tenor is False:
         lines += ["from pipelines.compass.support import disable_tenor", "disable_tenor(model.composer)"]
     return lines
 

@@ -10,7 +10,7 @@ from pipelines.compass.sidecar import Sidecar
 from pipelines.compass.support import BASE, note_weights
 from pipelines.compass.tenor import find_tenor, install_tenor
 from pipelines.compass.tenor_table import tenor_table
-from pipelines.compose.text_positions import plan_positions, tenor_positions
+from pipelines.compose.spatial import plan_positions, tenor_positions
 from pipelines.kernels.hilbert.order import token_order
 from pipelines.kernels.local_attention.layout import AttentionLayout
 from pipelines.longalign.conditioning import LongPromptEncoder

@@ -32,7 +32,7 @@ class Door(ModuleType):
         super().__init__("pipelines.compose.painting")
         self.calls: list[dict[str, Any]] = []
 
-    def load_model(self, folder: Path) -> str:
+    def load_model(self, folder: Path, compass: Path | None = None) -> str:
         return f"model of {folder.name}"
 
     def paint(
@@ -137,11 +137,10 @@ class Pipe:
 
 
 class TenorDoor(ModuleType):
-    """Stands for `pipelines.compass.support` and `.weights_compass`, with the names of the real ones."""
+    """Stands for `pipelines.compass.support`, with the names of the real one."""
 
     def __init__(self) -> None:
         super().__init__("pipelines.compass.support")
-        self.loaded: list[Path] = []
 
     def enable_tenor(self, pipeline: Pipe) -> None:
         pipeline.tenor = True
@@ -155,21 +154,22 @@ class TenorDoor(ModuleType):
     def tenor_support(self, pipeline: Pipe) -> Any:
         return SimpleNamespace(status="trained")
 
-    def load_compass(self, pipeline: Pipe, source: Path) -> None:
-        self.loaded.append(source)
-        pipeline.tenor = True
-
 
 @pytest.mark.parametrize("place", ["", "compass-lora"])
 def test_the_adapter_switches_tenor_for_one_picture(
     place: str, door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    support, pipe, seen = TenorDoor(), Pipe(), []
-    monkeypatch.setitem(sys.modules, "pipelines.compass.support", support)
-    monkeypatch.setitem(sys.modules, "pipelines.compass.weights_compass", support)
+    pipe, seen, trained = Pipe(), [], []
+    monkeypatch.setitem(sys.modules, "pipelines.compass.support", TenorDoor())
     (tmp_path / place).mkdir(exist_ok=True)
     (tmp_path / place / "compass.json").write_text('{"tenor": true}')
-    door.load_model = lambda folder: SimpleNamespace(composer=pipe)  # type: ignore[method-assign, assignment]
+
+    def load_model(folder: Path, compass: Path | None) -> Any:
+        trained.append(compass)
+        pipe.tenor = True
+        return SimpleNamespace(composer=pipe)
+
+    door.load_model = load_model  # type: ignore[method-assign, assignment]
 
     def paint(model: Any, **_: Any) -> Result:
         seen.append(pipe.tenor)
@@ -178,7 +178,7 @@ def test_the_adapter_switches_tenor_for_one_picture(
     door.paint = paint  # type: ignore[method-assign]
     painter = PipelinePainter()
     model = painter.load_model(tmp_path)
-    assert support.loaded == ([tmp_path / place] if place else [])
+    assert trained == [tmp_path / place]
     wanted: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "seed": 0, "steps": None}
     for choice in (None, False, True, None):
         painter.paint(model, **wanted, on_progress=None, should_stop=None, tenor=choice)

@@ -51,3 +51,28 @@ def test_the_command_names_everything_that_decides() -> None:
     for pair in (["--size", "192x96"], ["--seed", "3"], ["--steps", "9"], ["--model", "storybook-flux"]):
         assert pair == words[words.index(pair[0]) :][:2]
     assert "--no-tenor" in words
+
+
+@pytest.mark.parametrize(
+    ("place", "tenor", "lines"),
+    [
+        ("", None, ["model = load_model(Path('{}'), Path('{}'))"]),
+        ("compass-lora", True, ["model = load_model(Path('{}'), Path('{}/compass-lora'))"]),
+        (
+            "compass",
+            False,
+            ["model = load_model(Path('{}'), Path('{}/compass'))", "disable_tenor(model.composer)"],
+        ),
+    ],
+)
+def test_the_code_loads_the_weights_of_compass(place: str, tenor: bool | None, lines: list[str]) -> None:
+    folder = WEIGHTS / "storybook-flux"
+    card: Any = SimpleNamespace(folder=folder, tenor=folder / place)
+    result: Any = SimpleNamespace(
+        image=Image.new("RGB", (8, 8)), backend="", dtype="", device="", stages=(), seconds={}, peak_bytes=0
+    )
+    request = ImageRequest(PROMPT, 192, 96, 3, 9, "storybook-flux", tenor=tenor)
+    code = as_python(recipe_of(request, result), card).splitlines()
+    name = "assets/weights/storybook-flux"
+    assert all(line.replace("{}", name) in code for line in lines)
+    assert ("disable_tenor(model.composer)" in code) == (tenor is False)

@@ -1,4 +1,4 @@
-"""Where every text token of a page stands, for TENOR: LongAlign's plans as CoMPaSS's positions.
+"""CoMPaSS among the other families: its weights before their adapters, and where the tokens of a page stand.
 
 Weights trained with TENOR know the positions of one text, 0 to 76 for a UNet. A page is a block of texts that
 were encoded one by one: each of them starts at 0 again.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines.longalign.plan import PromptPlan
+
+
+def add_compass(pipeline: Any, folder: Path, compass: Path | None) -> None:
+    """Put weights that were trained with TENOR into a model folder's pipeline, and TENOR with them.
+
+    Adapters of other families come after it: a UNet is replaced as a whole.
+
+    Args:
+        compass: an adapter or UNet in the folder; the folder itself where its own weights know TENOR; None:
+            the plain model.
+    Raises:
+        ValueError: they don't fit, or adapters are loaded already.
+    """
+    if compass is None:
+        return
+    if compass == folder:
+        from pipelines.compass.support import enable_tenor
+
+        enable_tenor(pipeline)
+        return
+    from pipelines.compass.weights_compass import load_compass
+
+    load_compass(pipeline, compass)
 
 
 def plan_positions(plans: Sequence[PromptPlan], max_len: int) -> Tensor:
