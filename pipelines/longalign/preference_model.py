@@ -83,16 +83,20 @@ class PreferenceModel:
 
     @torch.no_grad()
     def embed_ids(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
-        """Text embeddings `[S, E]` float32, padded to the window with a mask, as the authors feed them."""
-        rows = torch.full((len(ids), self.reader.window), self.reader.pad_id)
+        """Text embeddings `[S, E]` float32, padded to the window with a mask, as the authors feed them.
+
+        Texts that occur several times are embedded once.
+        """
+        order = {own: place for place, own in enumerate(dict.fromkeys(ids))}
+        rows = torch.full((len(order), self.reader.window), self.reader.pad_id)
         mask = torch.zeros_like(rows)
-        for row, own in enumerate(ids):
+        for own, row in order.items():
             rows[row, : len(own)] = torch.tensor(own)
             mask[row, : len(own)] = 1
         output = self.model.get_text_features(
             input_ids=rows.to(self.device), attention_mask=mask.to(self.device)
         )
-        return _vectors(output).float()
+        return _vectors(output).float()[[order[own] for own in ids]]
 
     def embed_captions(self, captions: Sequence[str], mode: str = "smart") -> Tensor:
         """Caption embeddings `[B, E]`: means over segments, see `preference.caption_embeddings`."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipelines.longalign.measure_reference import storybook_reference
 from pipelines.longalign.pages import held_out_pages, page_of
 from pipelines.longalign.preference import DEFAULT_WEIGHT, decompose, preference_logits, preference_loss
 from pipelines.longalign.preference_model import (
@@ -13,17 +14,13 @@ from pipelines.longalign.preference_model import (
     STORYBOOK_INPUT,
     PreferenceModel,
     Reference,
-    measure_reference,
 )
 from pipelines.longalign.rollout import consistency_rollout, guided, rollout, unguided
 from pipelines.longalign.train_parts import SHEET_PAGES, Sources, TrainingParts, save_sheet
-from pipelines.storybook.dataset import sample_rng, to_tensor
-from pipelines.storybook.draw import draw_scene
+from pipelines.storybook.dataset import sample_rng
 from pipelines.training.loop import LoopConfig, runtime_device
 
 GUIDANCE = 3.0  # of the 50-step rollout; the paper's 7.5 belongs to Stable Diffusion
-REFERENCE_PAGES = 1024
-REFERENCE_DRAWINGS = 256
 HELD_OUT = 24
 
 
@@ -85,10 +82,7 @@ class RewardTask:
             if (folder / REFERENCE_FILE).exists():
                 return Reference.load(folder / REFERENCE_FILE)
         state.mkdir(parents=True, exist_ok=True)
-        pages = [page_of(seed + 7, index) for index in range(REFERENCE_PAGES)]
-        drawings = [draw_scene(page.scene, 128, 128) for page in pages[:REFERENCE_DRAWINGS]]
-        pictures = to_tensor(drawings).mul(0.5).add(0.5)
-        measured = measure_reference(self.judge, [page.text for page in pages], pictures)
+        measured = storybook_reference(self.judge, seed + 7)
         measured.save(state / REFERENCE_FILE)
         return measured
 

@@ -10,7 +10,14 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from transformers import CLIPConfig, CLIPModel
 
 from pipelines import LongAlignPipeline
-from pipelines.longalign import preference_model, train_align, train_lcm, train_parts, train_reward
+from pipelines.longalign import (
+    measure_reference,
+    preference_model,
+    train_align,
+    train_lcm,
+    train_parts,
+    train_reward,
+)
 from pipelines.longalign.parts import LongAlignParts, read_lora
 from pipelines.longalign.publish import main as publish_main
 from pipelines.longalign.train import RECIPES, _reward
@@ -71,8 +78,8 @@ def small(monkeypatch):
     monkeypatch.setattr(train_parts, "SHEET_STEPS", 2)
     for module in (train_align, train_reward):
         monkeypatch.setattr(module, "HELD_OUT", 2)
-    monkeypatch.setattr(train_reward, "REFERENCE_PAGES", 24)
-    monkeypatch.setattr(train_reward, "REFERENCE_DRAWINGS", 4)
+    monkeypatch.setattr(measure_reference, "PAGES", 24)
+    monkeypatch.setattr(measure_reference, "DRAWINGS", 4)
     monkeypatch.setattr(preference_model, "LEAST_CAPTIONS", 24)
 
 
