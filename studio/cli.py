@@ -147,6 +147,20 @@ def _add_video(commands: argparse._SubParsersAction[_Parser]) -> None:
     video.add_argument("--loop", action="store_true", help="let the end lead back to the beginning")
     video.add_argument("--smooth", default="1", metavar="N", help="2 or 4: more frames (default: 1)")
     video.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="default: storybook")
+    video.add_argument(
+        "--clip-seed",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("CLIP", "N"),
+        help="a seed of that clip alone; may be given several times",
+    )
+    video.add_argument(
+        "--keep-clips",
+        action="store_true",
+        help="keep the clips beside FILE, so that one can be filmed again",
+    )
+    video.add_argument("--again", metavar="CLIP", help="film this clip of a kept film again, others stay")
     video.add_argument("--out", required=True, metavar="FILE", help="where to write: .mp4, .webp, .gif")
     video.add_argument("--json", action="store_true", help="print one JSON object")
     video.set_defaults(run=_lazy("studio.commands.video", "video"))

@@ -62,7 +62,7 @@ class ClipStore:
             if value != self._common.get(name):
                 raise ValueError(
                     f"{self.folder} holds another film: its {name} is {value!r:.80}, asked is "
-                    f"{self._common.get(name)!r:.80}"
+                    f"{self._common.get(name)!r:.80}; remove it to film anew"
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         if not recorded:

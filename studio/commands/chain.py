@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,9 +61,9 @@ def chain(arguments: argparse.Namespace) -> int:
         raise StudioError("bad_input", f"chain: {str(error).rstrip('.')}.") from error
     except OSError as error:
         raise storage_error(error, "the files", out.parent) from error
-    except KeyboardInterrupt:
-        print(f"error: stopped; the same command goes on from what is in {out}.", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt as error:
+        told = f"Stopped; the same command goes on behind what is in {str(out)!r}."
+        raise StudioError("interrupted", told) from error
     print_warnings(list(dict.fromkeys((*plan.warnings, *record["warnings"]))))
     _tell(arguments, out, record)
     return 0

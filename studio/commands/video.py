@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from studio.checks import parse_integer, parse_number, parse_size
+from studio.checks import check_integer, parse_integer, parse_number, parse_size
 from studio.commands.console import existing, print_json, print_warnings, progress, quiet_stdout, read_prompt
 from studio.commands.painting import settings_with
 from studio.crafts.craft import loaded, memory_told
@@ -44,11 +45,12 @@ def video(arguments: argparse.Namespace) -> int:
                 start = filmer.read_start(existing(arguments.start, "picture or video"), request.frames)
     plan = plan_film(filmer, World(painter), card, request, start)
     check_writable(out, "the video")
-    with progress(plan.forecast.seconds) as news, _refusals():
-        with memory_told("filming", "Choose a smaller size or fewer frames."):
-            _, model, load_seconds = loaded(registry, card, news, filmer.load)
-            shoot = Shoot(plan.request, start)
-            film = filmer.film(model, shoot, news.report, lambda *_: None, news.should_stop)
+    shoot = Shoot(plan.request, start, *_store(arguments, out))
+    memory = memory_told("filming", "Choose a smaller size or fewer frames.")
+    kept = _kept(shoot, arguments.keep_clips)
+    with kept, progress(plan.forecast.seconds) as news, _refusals(), memory:
+        _, model, load_seconds = loaded(registry, card, news, filmer.load)
+        film = filmer.film(model, shoot, news.report, lambda *_: None, news.should_stop)
         began = time.monotonic()
         facts = _write(filmer, film, out, plan.request)
     seconds = {**film.seconds, "save": time.monotonic() - began, "load": load_seconds}
@@ -84,7 +86,44 @@ def _request(arguments: argparse.Namespace) -> VideoRequest:
         order=arguments.order,
         is_loop=arguments.loop,
         smooth=parse_integer("smooth", arguments.smooth),
+        clip_seeds=tuple(
+            (parse_integer("clip-seed", clip), parse_integer("clip-seed", seed))
+            for clip, seed in arguments.clip_seed
+        ),
     )
+
+
+def _store(arguments: argparse.Namespace, out: Path) -> tuple[Path, int]:
+    """Where finished clips are kept, beside the video, and the clip to film again (0 for none).
+
+    Raises:
+        StudioError: one is to be filmed again, but the clips are not kept.
+    """
+    store = out.with_name(f".{out.name[:200]}.clips")
+    if arguments.again is None:
+        return store, 0
+    clip = parse_integer("again", arguments.again)
+    check_integer("again", clip, 1, parse_integer("clips", arguments.clips))
+    if not store.is_dir():
+        raise StudioError("not_found", f"The clips of {str(out)!r} are not here.", "Film with --keep-clips.")
+    return store, clip
+
+
+@contextlib.contextmanager
+def _kept(shoot: Shoot, keep: bool) -> Iterator[None]:
+    """Keep clips of a film that isn't whole: the same command goes on behind them. Afterwards they go."""
+    assert shoot.store is not None
+    try:
+        yield
+    except BaseException as error:
+        if not any(shoot.store.glob("clip*")):
+            shutil.rmtree(shoot.store, ignore_errors=True)
+        elif isinstance(error, KeyboardInterrupt):
+            told = f"Stopped; the same command goes on behind the clips in {str(shoot.store)!r}."
+            raise StudioError("interrupted", told) from error
+        raise
+    if not keep and not shoot.redo:
+        shutil.rmtree(shoot.store, ignore_errors=True)
 
 
 def _write(filmer: Filmer, film: Any, out: Path, request: VideoRequest) -> Any:

@@ -100,6 +100,62 @@ def test_a_video_is_written_with_its_schedule(capsys: Capture) -> None:
     assert written["colours"][0] != written["colours"][8]
 
 
+VIDEO = ["video", "a red ball", "--clips", "4", "--frames", "2", "--out", "v.mp4"]
+
+
+def colours(path: str = "v.mp4") -> list:
+    return json.loads(Path(path).read_text())["colours"]
+
+
+def test_a_stopped_video_goes_on_behind_its_finished_clips(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filmer, stops = DrawingFilmer(), [True]
+
+    class Stopped(DrawingFilmer):
+        def _shoot(self, request, clip, *rest):
+            if clip == 3 and stops.pop():
+                raise KeyboardInterrupt
+            return filmer._shoot(request, clip, *rest)
+
+    monkeypatch.setattr(filming, "PipelineFilmer", Stopped)
+    assert main(VIDEO) == 1
+    error = capsys.readouterr().err
+    assert error == "error: Stopped; the same command goes on behind the clips in '.v.mp4.clips'.\n"
+    assert not Path("v.mp4").exists() and len(list(Path(".v.mp4.clips").iterdir())) == 2
+    stops.append(False)
+    assert main(VIDEO) == 0 and filmer.filmed == [1, 2, 3, 4]
+    assert not Path(".v.mp4.clips").exists()
+    whole = colours()
+    monkeypatch.setattr(filming, "PipelineFilmer", DrawingFilmer)
+    assert main([*VIDEO[:-1], "w.mp4"]) == 0 and colours("w.mp4") == whole
+
+
+def test_one_clip_of_a_kept_video_is_filmed_again(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    filmer = DrawingFilmer()
+    monkeypatch.setattr(filming, "PipelineFilmer", lambda: filmer)
+    assert main([*VIDEO, "--keep-clips"]) == 0 and Path(".v.mp4.clips").is_dir()
+    before = colours()
+    filmer.filmed.clear()
+    assert main([*VIDEO, "--clip-seed", "2", "77", "--again", "2"]) == 0 and filmer.filmed == [2]
+    after = colours()
+    assert before[:2] == after[:2] and before[2:4] != after[2:4] and before[4:] == after[4:]
+    assert Path(".v.mp4.clips").is_dir()  # for the next one
+
+
+def test_a_video_that_fails_at_once_leaves_nothing(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, room: Path
+) -> None:
+    class Failing(DrawingFilmer):
+        def _shoot(self, *_):
+            Path(".v.mp4.clips").mkdir()
+            raise ValueError("no")
+
+    monkeypatch.setattr(filming, "PipelineFilmer", Failing)
+    before = sorted(os.listdir(room))
+    assert main(VIDEO) == 2 and sorted(os.listdir(room)) == before
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -133,6 +189,9 @@ def test_a_video_is_written_with_its_schedule(capsys: Capture) -> None:
         ("video x --out a.mp4 --start in.fxtk", "video: in.fxtk can't be read"),
         ("video x --out a.mp4 --start nothing.png", "There is no picture or video 'nothing.png'"),
         ("video x --out a.mp4 --frames 13", "video: frames is 13; unlucky"),
+        ("video x --out a.mp4 --again 2", "The clips of 'a.mp4' are not here"),
+        ("video x --out a.mp4 --again 5", "again: given 5, allowed whole numbers from 1 to 4"),
+        ("video x --out a.mp4 --clip-seed 5 1", "clip_seeds: given clip 5"),
         ("scop --annotations nothing.json --out pairs", "annotations: there is no 'nothing.json'"),
         ("models convert nonsense", "kind: given 'nonsense', allowed compass, longsd, long-clip, vidrd"),
         ("models convert vidrd --checkpoint x", "vidrd: the following arguments are required: --base, --out"),
