@@ -25,6 +25,7 @@ from pipelines.storybook.dataset import sample_rng, to_tensor
 from pipelines.storybook.latents import TILE, LatentStream, View, encode
 from pipelines.storybook.scene import Scene, SceneMix
 
+LONG_RUN = 16  # neighbours have long captions together: a batch costs as much as its longest text
 # what the base model was trained on, with more pairs: the arm without SCOP
 PLAIN_SCENES = SceneMix(counts=(0.2, 0.6, 0.2))
 
@@ -73,12 +74,22 @@ class ScenePairs:
         vae: frozen autoencoder. cache: folder of its latents. size: number of different scenes.
         params: thresholds of the filter; None: every scene of the plain mix with an ordinary caption, for the
             comparison without SCOP.
+        long_share: share of captions with many sentences, for models that read them; nothing is grounded in
+            those.
     """
 
     side_px = TILE
 
-    def __init__(self, vae: nn.Module, cache: Path, size: int, seed: int, params: ScopParams | None) -> None:
-        self.params, self.seed = params, seed
+    def __init__(
+        self,
+        vae: nn.Module,
+        cache: Path,
+        size: int,
+        seed: int,
+        params: ScopParams | None,
+        long_share: float = 0.0,
+    ) -> None:
+        self.params, self.seed, self.long_share = params, seed, long_share
         if params is None:
             self.latents = LatentStream(vae, cache, size, PLAIN_SCENES, seed)
         else:
@@ -90,11 +101,12 @@ class ScenePairs:
         result = PairBatch(latents[:, 0], [], [], [])
         for row, (scene, _) in enumerate(entries):
             rng = sample_rng(self.seed + 2, first + row)
-            if self.params is None:
-                text = "" if rng.random() < CAPTION_DROPOUT else caption(scene, rng, 0.0).text
-                names, masks = None, None
-            else:
+            is_long = sample_rng(self.seed + 3, (first + row) // LONG_RUN).random() < self.long_share
+            names, masks = None, None
+            if self.params is not None and not is_long:
                 text, names, masks = self._pair(scene, rng, with_masks)
+            else:
+                text = "" if rng.random() < CAPTION_DROPOUT else caption(scene, rng, float(is_long)).text
             result.texts.append(text)
             result.names.append(names)
             result.masks.append(masks)

@@ -18,7 +18,9 @@ from pipelines.training.loop import LoopConfig, Task
 SCENES = 12_000  # different Storybook scenes of a run
 
 
-def _source(options: argparse.Namespace, scop: bool, seed: int) -> Callable[[Any], Any]:
+def _source(
+    options: argparse.Namespace, scop: bool, seed: int, long_share: float = 0.0
+) -> Callable[[Any], Any]:
     """What makes the stream of samples once the autoencoder is there."""
     from pipelines.compass.pair_data import FolderPairs, ScenePairs
 
@@ -27,7 +29,7 @@ def _source(options: argparse.Namespace, scop: bool, seed: int) -> Callable[[Any
     params = ScopParams(profile=options.profile) if scop else None
     # latents of one stream must never serve another
     cache = options.state / "cache" / (params.profile if params else "plain")
-    return lambda vae: ScenePairs(vae, cache, options.scenes, seed, params)
+    return lambda vae: ScenePairs(vae, cache, options.scenes, seed, params, long_share)
 
 
 def _note(options: argparse.Namespace, variant: str, tenor: bool) -> None:
@@ -42,11 +44,15 @@ def _eyes(options: argparse.Namespace) -> Path | None:
 
 
 def _flux(options: argparse.Namespace, scop: bool, tenor: bool) -> tuple[Task, LoopConfig]:
-    from pipelines.compass.train_flux import FluxAdapterTask, flux_adapter_recipe, published_flux_recipe
-
-    task = FluxAdapterTask(
-        options.parts, _source(options, scop, 51), tenor, options.rank, eyes=_eyes(options)
+    from pipelines.compass.train_flux import (
+        LONG_CAPTIONS,
+        FluxAdapterTask,
+        flux_adapter_recipe,
+        published_flux_recipe,
     )
+
+    source = _source(options, scop, 51, LONG_CAPTIONS)
+    task = FluxAdapterTask(options.parts, source, tenor, options.rank, eyes=_eyes(options))
     _note(options, "flux-double", tenor)
     published = task.transformer.config.guidance_embeds
     return task, published_flux_recipe() if published else flux_adapter_recipe()

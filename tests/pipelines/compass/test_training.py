@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from pipelines.compass import publish, sheets, train, train_flux, train_unet
 from pipelines.compass.adapter_weights import AdapterWeights, add_adapter, compass_targets
 from pipelines.compass.pipeline_compass import CompassPipeline
 from pipelines.compass.sidecar import read_sidecar
-from pipelines.compass.tenor import is_installed
+from pipelines.compass.tenor import TenorHandle, is_installed
 from pipelines.compass.train_flux import FluxAdapterTask
 from pipelines.compass.weights_compass import LORA_FILE, load_compass, weights_kind
 from pipelines.training.loop import LoopConfig, Run
 
+FIRST = TenorHandle.set_positions
 QUICK = LoopConfig(samples=24, batch=2, lr=2e-2, warmup=2, decay_from=1.0, ema_decay=0.5)
 
 
@@ -215,3 +217,70 @@ def test_flux_dev_keeps_its_own_recipe(build_parts, vae, tmp_path):
     assert len(task.times) == 1000
     task.model.to(torch.bfloat16)
     assert task.loss(0, 1)[0].isfinite()
+
+
+def test_few_tokens_stand_for_a_long_padding(transformer):
+    """Padding tokens that are all alike: 4 of them, each counted tenfold, do what 40 do."""
+    generator = torch.Generator().manual_seed(3)
+    words = torch.randn(1, 6, 16, generator=generator)
+    pad, image = torch.randn(1, 1, 16, generator=generator), torch.randn(1, 16, 16, generator=generator)
+
+    def run(pads, **options):
+        text = torch.cat([words, pad.expand(1, pads, 16)], 1)
+        return transformer(
+            hidden_states=image, encoder_hidden_states=text, pooled_projections=torch.ones(1, 24),
+            timestep=torch.tensor([0.4]), img_ids=torch.zeros(16, 3), txt_ids=torch.zeros(6 + pads, 3),
+            **options,
+        ).sample  # fmt: skip
+
+    padding = train_flux.Padding(Random(0), 6)
+    padding.computed, padding.total = 4, 40
+    bias = padding.bias(16)
+    with torch.no_grad():
+        few = run(4, joint_attention_kwargs={"attention_mask": bias})
+        torch.testing.assert_close(few, run(40), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(few, run(4), atol=1e-3)
+
+
+def test_padding_is_of_all_lengths_and_its_positions_are_spread_over_it():
+    drawn = [train_flux.Padding(Random(seed), 20) for seed in range(400)]
+    totals = [padding.total for padding in drawn]
+    assert {padding.computed for padding in drawn} == set(train_flux.TEXT_PADS)
+    assert max(totals) > 400 and sum(total > 50 for total in totals) > 40
+    for padding in drawn:
+        if padding.positions is None:
+            assert padding.total == padding.computed and padding.bias(3) is None
+            continue
+        places = padding.positions[20:].tolist()
+        assert padding.positions[:20].tolist() == list(range(20)) and len(places) == padding.computed
+        assert places == sorted(set(places)) and places[0] >= 20 and places[-1] < 20 + padding.total <= 512
+        weight = padding.bias(3).exp().sum() - 20 - 3
+        assert float(weight) == pytest.approx(padding.total)
+    full = train_flux.Padding(Random(1), 512)
+    assert (full.computed, full.total) == (0, 0)
+    nearly = [train_flux.Padding(Random(seed), 510) for seed in range(50)]
+    assert all(padding.longest + padding.total <= 512 for padding in nearly)
+
+
+def test_the_adapter_meets_long_captions_and_far_positions(flux_parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_flux, "TEXT_PADS", (8,))
+    monkeypatch.setattr(train_flux, "LONG_CAPTIONS", 0.5)
+    task, _ = train.RECIPES["flux"](train_options("flux", flux_parts, tmp_path))
+    seen = []
+    monkeypatch.setattr(
+        task.tenor, "set_positions", lambda positions: seen.append(positions) or FIRST(task.tenor, positions)
+    )
+    batches = [task.source.batch(first, 16, False).texts for first in range(0, 160, 16)]
+    sentences = [max(text.count(".") for text in texts) for texts in batches]
+    assert 2 <= sum(count > 3 for count in sentences) <= 8 and min(sentences) == 0
+    task.model.to(torch.bfloat16)
+    for first in range(12):
+        assert task.loss(first * 2, 2)[0].isfinite()
+    far = [positions for positions in seen if positions is not None]
+    assert far and max(int(positions.max()) for positions in far) > 64
+    assert task.tenor.positions.custom is None  # pictures are painted with the rule
+    for recipe in ("sd", "sd-plain"):
+        assert (
+            train._source(train_options(recipe, flux_parts, tmp_path), True, 1)(task.pipeline.vae).long_share
+            == 0
+        )
