@@ -64,6 +64,10 @@ class Film:
         for clip in self.clips:
             yield from clip
 
+    def all_seconds(self, load: float, save: float) -> dict[str, float]:
+        """Per phase; `save` is the time of writing, in which frames in between may have been made too."""
+        return {**self.seconds, "save": max(0.0, save - self.seconds.get("smooth", 0.0)), "load": load}
+
 
 @dataclass(frozen=True)
 class Shoot:

@@ -53,7 +53,7 @@ def video(arguments: argparse.Namespace) -> int:
         film = filmer.film(model, shoot, news.report, lambda *_: None, news.should_stop)
         began = time.monotonic()
         facts = _write(filmer, film, out, plan.request)
-    seconds = {**film.seconds, "save": time.monotonic() - began, "load": load_seconds}
+    seconds = film.all_seconds(load_seconds, time.monotonic() - began)
     warnings = list(dict.fromkeys((*plan.warnings, *film.warnings)))
     print_warnings(warnings)
     size = f"{facts.width}x{facts.height}"

@@ -94,7 +94,7 @@ class FilmCraft:
             film = self._filmer.film(model, shoot, news.report, shown.add, news.should_stop)
             began = time.monotonic()
             result = shown.finish(film)
-        seconds = {**film.seconds, "save": time.monotonic() - began, "load": load_seconds}
+        seconds = film.all_seconds(load_seconds, time.monotonic() - began)
         warnings = tuple(dict.fromkeys((*plan.warnings, *film.warnings)))
         return Filmed(result, seconds, warnings, film.peak_bytes)
 

@@ -16,6 +16,7 @@ import pytest
 
 from studio.doors.doors import Doors
 from studio.errors import StudioError
+from studio.films import Film
 from studio.jobs.records import JobRecords, NewJob
 from studio.requests import ImageRequest, VideoRequest
 from studio.settings import REPOSITORY, Settings
@@ -190,6 +191,11 @@ def test_fields_are_refused_by_name(changes: dict[str, Any], field: str) -> None
 def test_what_the_other_side_refuses_is_one_sentence(studio: Studio) -> None:
     with pytest.raises(StudioError, match=r"video: frames is 13; unlucky\."):
         studio.submit(replace(REQUEST, frames=13))
+
+
+def test_frames_in_between_do_not_count_as_saving_too() -> None:
+    film = Film((), 8.0, 64, 48, {"clip 1": 4.0, "smooth": 2.0}, "float32", "cpu", (), 1)
+    assert film.all_seconds(load=1.0, save=5.0) == {"clip 1": 4.0, "smooth": 2.0, "save": 3.0, "load": 1.0}
 
 
 def test_requests_survive_json() -> None:
