@@ -222,7 +222,8 @@ def test_commands_that_do_not_exist_are_not_offered(words: list[str], capsys: Ca
     assert ended.value.code == 0
     listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")}
     assert listed == {
-        "serve", "image", "tokens", "video", "chain", "scop", "score", "models", "kernels", "doctor", "replay",
+        "serve", "image", "tokens", "video", "chain", "scop", "score", "models", "kernels", "doctor",
+        "replay",
     }  # fmt: skip
 
 
