@@ -15,6 +15,7 @@ Answers are JSON unless said otherwise; a refusal is `{"error": sentence}` with 
     GET  /studio/pictures/ID               settings and cost; ID.png (the file itself), ID/thumbnail, ID/zoom
     GET  /studio/pictures/ID/seen          what the eyes see in it
     GET  /studio/pictures/ID/judgement     whether it shows what its prompt says
+    GET  /studio/pictures/ID/sentences     which sentences of its prompt it shows
     GET  /studio/pictures/ID/seams         how visible the borders of its tiles are
     POST /studio/pictures/ID/stages/INDEX  an earlier stage as a picture of its own -> {"job": id}
     POST /studio/pictures/ID/delete and /restore
@@ -78,6 +79,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         ("POST", "/studio/jobs/{id}/forget", _forget),
         ("GET", "/studio/pictures/{id}/seen", _seen),
         ("GET", "/studio/pictures/{id}/judgement", _judgement),
+        ("GET", "/studio/pictures/{id}/sentences", _sentences),
         ("GET", "/studio/pictures/{id}/seams", _seams),
         ("POST", "/studio/pictures/{id}/stages/{index:int}", _stage),
         ("POST", "/studio/pictures/{id}/delete", _delete),
@@ -295,6 +297,10 @@ def _seen(visit: Visit, request: Request) -> Response:
 
 def _judgement(visit: Visit, request: Request) -> Response:
     return JSONResponse(visit.judgement(request.path_params["id"]), headers=_FOREVER)
+
+
+def _sentences(visit: Visit, request: Request) -> Response:
+    return JSONResponse(visit.sentences(request.path_params["id"]), headers=_FOREVER)
 
 
 def _seams(visit: Visit, request: Request) -> Response:

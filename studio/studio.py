@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from types import TracebackType
 
+from PIL import Image
+
 from studio.checks import check_integer
 from studio.crafts.craft import Craft, Forecast, Plan
 from studio.crafts.films import FilmCraft
@@ -26,6 +28,7 @@ from studio.painter import Painter
 from studio.recipes import Recipe
 from studio.registry import Registry
 from studio.requests import DEFAULT_MODEL, ImageRequest, Kind, Request
+from studio.scoring import SentenceVerdict
 from studio.seeing import Eyes
 from studio.settings import Settings
 from studio.styles import Style, load_styles
@@ -204,6 +207,18 @@ class Studio:
             StudioError: an unknown or missing model.
         """
         return tuple(self.meters.gauges(self.registry.paintable(model).folder, prompt))
+
+    def sentences(self, recipe: Recipe, picture: Image.Image) -> tuple[SentenceVerdict, ...]:
+        """What a finished picture says about each sentence of its prompt; empty when nothing can be told.
+
+        Raises:
+            StudioError: its model is not here any more, or the eyes are damaged.
+        """
+        card = self.registry.card(recipe.request.model)
+        if not card.embedded or not self.registry.has("eyes"):
+            return ()
+        scorer = self._doors.scorer
+        return tuple(self.eyes.used(lambda eyes: scorer.sentences(eyes, recipe.prompt, picture)))
 
     def world_summary(self) -> str:
         """One line that says what the embedded models know."""

@@ -19,6 +19,7 @@ from studio.gallery.index import Picture
 from studio.jobs.snapshot import JobSnapshot
 from studio.recipes import open_picture
 from studio.requests import Kind, Request, TokenEncodeRequest, VideoRequest, split_source
+from studio.scoring import sentences_json
 from studio.studio import Studio
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{22,86}", re.ASCII)
@@ -108,6 +109,17 @@ class Visit:
             image.load()
             found = self.studio.pictures.judge(picture.recipe, image)
         return found.to_json() if found else {}
+
+    def sentences(self, image_id: str) -> dict[str, Any]:
+        """What a picture says about each sentence of its prompt, as plain JSON values.
+
+        Raises:
+            StudioError: no such picture.
+        """
+        picture = self.picture(image_id)
+        with open_picture(picture.path) as image:
+            image.load()
+            return sentences_json(self.studio.sentences(picture.recipe, image))
 
     def unsaved_png(self, job_id: str) -> bytes:
         """See `Studio.unsaved_png`."""

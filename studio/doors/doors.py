@@ -10,12 +10,14 @@ from studio.doors.judging import PipelineJudge
 from studio.doors.kernels import PipelineTester
 from studio.doors.metering import PipelineMeters
 from studio.doors.reading import PipelineReader
+from studio.doors.scoring import PipelineScorer
 from studio.doors.seeing import PipelineLooker
 from studio.doors.tokenizing import PipelineTokenizer
 from studio.films import Filmer
 from studio.judging import Judge
 from studio.metering import Meters
 from studio.reading import Reader
+from studio.scoring import Scorer
 from studio.seeing import Looker
 from studio.tokens import Tokenizer
 
@@ -28,6 +30,7 @@ class Doors:
         looker: Looks at pictures.
         reader: Reads what prompts say about space.
         judge: Holds pictures against prompts.
+        scorer: Holds them against each sentence.
         tester: Tests the attention kernels.
         tokenizer: Turns pictures into tokens and back.
         filmer: Makes videos.
@@ -37,6 +40,7 @@ class Doors:
     looker: Looker = field(default_factory=PipelineLooker)
     reader: Reader = field(default_factory=PipelineReader)
     judge: Judge = field(default_factory=PipelineJudge)
+    scorer: Scorer = field(default_factory=PipelineScorer)
     tester: Tester = field(default_factory=PipelineTester)
     tokenizer: Tokenizer = field(default_factory=PipelineTokenizer)
     filmer: Filmer = field(default_factory=PipelineFilmer)

@@ -25,7 +25,7 @@ from studio.ui.visitors import VisitorCookie
 from studio.ui.zero_gpu import add_device_report
 
 _ASSETS = REPOSITORY / "assets" / "ui"
-_STYLES = ("tokens", "page", "controls", "easel", "rooms")
+_STYLES = ("tokens", "page", "controls", "easel", "sentences", "rooms")
 _UPLOAD_LIMIT = "64mb"
 _PORTS_TRIED = 20
 

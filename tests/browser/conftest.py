@@ -17,7 +17,7 @@ from studio.settings import Settings
 from studio.studio import Studio
 from tests.browser.scene_painter import ScenePainter
 from tests.studio.makers import DrawingFilmer, DrawingTokenizer
-from tests.studio.painters import FixedLooker, SeedJudge, WordMeters, make_weights
+from tests.studio.painters import FixedLooker, SeedJudge, WordMeters, WordScorer, make_weights
 
 # factor on all waiting times, for a machine that has little time left for tests
 PATIENCE = int(os.environ.get("BROWSER_PATIENCE", "1"))
@@ -72,6 +72,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStudio]:
     doors = Doors(
         looker=FixedLooker(),
         judge=SeedJudge(painter, good={6}),
+        scorer=WordScorer(),
         tokenizer=DrawingTokenizer(),
         filmer=DrawingFilmer(encodes=True),  # a browser plays real files only
         meters=WordMeters(),

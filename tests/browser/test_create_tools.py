@@ -8,6 +8,7 @@ import pytest
 
 from tests.browser.conftest import MOST_SECONDS, LiveStudio
 from tests.browser.test_create_page import choose, start, wait_for_picture, write
+from tests.browser.test_layout import _LOW_CONTRAST, _STICKING_OUT
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(MOST_SECONDS)]
 
@@ -66,6 +67,43 @@ def test_verification_shows_its_tries_and_a_badge(full: LiveStudio, open_window)
     assert full.studio.gallery.get(job).recipe.request.seed == 6
     page.locator(".t-verdict button", has_text="Boxes").click()
     page.locator(".t-frame .t-box", has_text="red ball").wait_for()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_each_sentence_of_a_page_is_told_of(full: LiveStudio, open_window, dark):
+    page = open_window(at=full, width=390 if dark else 1280, dark=dark).page
+    write(page, "a red cat sleeps. a blue <b>house</b>. it is calm.")
+    choose(page, "t-scale", "256")
+    wait_for_picture(page, start(page))
+    told = page.locator(".t-told")
+    told.wait_for()
+    assert told.get_attribute("open") is not None, "something may be missing"
+    assert told.locator("summary span").inner_text() == "1 shown, 1 may be missing, 1 can't be told"
+    lines = told.locator("li")
+    assert lines.evaluate_all("list => list.map((line) => line.dataset.mark)") == ["good", "bad", "open"]
+    assert lines.nth(1).inner_text().split("\n") == [
+        "a blue <b>house</b>",
+        "may be missing: not found: house",
+    ]
+    assert lines.nth(0).evaluate("line => line.textContent") == "a red cat sleeps, shown"
+    assert page.evaluate(_LOW_CONTRAST) == [] and page.evaluate(_STICKING_OUT) == []
+    summary = told.locator("summary")
+    summary.focus()
+    page.keyboard.press("Enter")
+    assert told.get_attribute("open") is None
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "t-lines"
+
+
+def test_one_sentence_has_its_badges_alone(full: LiveStudio, open_window):
+    page = open_window(at=full).page
+    write(page, "a red cat in a house.")
+    choose(page, "t-scale", "256")
+    with page.expect_response(re.compile("/sentences$")):
+        wait_for_picture(page, start(page))
+    page.locator(".t-badges").wait_for()
+    assert page.locator(".t-told").count() == 0
 
 
 def test_the_meter_counts_while_a_person_types(open_window):

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from studio.judging import Attempt, Judgement, RelationVerdict, Search
 from studio.metering import Gauge, Seams
 from studio.painter import PaintingStopped
+from studio.scoring import SentenceVerdict
 from studio.seeing import Seen, SeenObject, SeenRelation
 
 WORLD = {
@@ -265,6 +266,21 @@ class SeedJudge:
                 break
         best = max(range(len(attempts)), key=lambda place: attempts[place].judgement.score)
         return Search(tuple(attempts), best, "", False)
+
+
+class WordScorer:
+    """A sentence with "cat" in it is shown, one with "house" may be missing, others can't be told."""
+
+    def sentences(self, eyes: Any, prompt: str, picture: Image.Image) -> list[SentenceVerdict]:
+        found, start = [], 0
+        for part in prompt.split("."):
+            text = part.strip()
+            begin, start = start + len(part) - len(part.lstrip()), start + len(part) + 1
+            if text:
+                shown = True if "cat" in text else False if "house" in text else None
+                reason = "not found: house" if shown is False else ""
+                found.append(SentenceVerdict(text, begin, begin + len(text), shown, reason))
+        return found
 
 
 class WordMeters:

@@ -66,6 +66,8 @@ export const changePrompt = (change) => ask("relations", posting(change));
 export const readSeen = (id) => ask(`pictures/${encodeURIComponent(id)}/seen`);
 /** Whether a picture shows what its prompt says; {} when nothing can be told. */
 export const readJudgement = (id) => ask(`pictures/${encodeURIComponent(id)}/judgement`);
+/** Which sentences of its prompt a picture shows: {sentences, shown, missing, open}. */
+export const readSentences = (id) => ask(`pictures/${encodeURIComponent(id)}/sentences`);
 /** How visible the borders of a picture's tiles are: {ratio, worst, column, row}. */
 export const readSeams = (id) => ask(`pictures/${encodeURIComponent(id)}/seams`);
 /** The picture that an earlier stage was, painted when it was not kept: {job}. */

@@ -7,6 +7,7 @@ import {
   readJudgement,
   readOverview,
   readPicture,
+  readSentences,
   restorePicture,
   retryJob,
   watchJob,
@@ -17,6 +18,7 @@ import { Exhibit } from "./exhibit.js";
 import { remember } from "./mine.js";
 import { drawMosaic } from "./mosaic.js";
 import { makeProgress } from "./progress.js";
+import { makeSentences } from "./sentences.js";
 import { makeStrip } from "./strip.js";
 import { boxesOf, makeAttempts, makeBadges } from "./verdict.js";
 import { size } from "./words.js";
@@ -250,7 +252,9 @@ export class Easel {
     this.refreshStrip();
     if (isNew) this.announcer.textContent = `Finished: ${picture.request.prompt}`;
     await this.exhibit.hang();
-    if (picture.can_be_seen) this.judge(picture, turn);
+    if (!picture.can_be_seen) return;
+    await this.judge(picture, turn);
+    this.tellSentences(picture, turn);
   }
 
   /** Say under the picture what it shows of its prompt. */
@@ -260,6 +264,13 @@ export class Easel {
     const badges = makeBadges(judgement, (on) => this.exhibit.mark(on ? boxesOf(judgement) : []));
     const tries = picture.search.attempts ? makeAttempts(picture.id, picture.search) : null;
     this.under.querySelector(".t-facts").after(...[badges, tries].filter(Boolean));
+  }
+
+  /** Say below that which sentences it shows. */
+  async tellSentences(picture, turn) {
+    const found = await readSentences(picture.id).catch(() => null);
+    const list = found && turn === this.turn && makeSentences(found);
+    if (list) this.under.querySelector(".t-row").before(list);
   }
 
   /** Move a picture to the trash; it can be taken out again at once. */

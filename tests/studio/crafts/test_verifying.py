@@ -17,7 +17,7 @@ from studio.settings import Settings
 from studio.studio import Studio
 from studio.visit import Visit
 from tests.studio.conftest import finished, wait_for
-from tests.studio.painters import DrawingPainter, FixedLooker, SeedJudge, make_weights
+from tests.studio.painters import DrawingPainter, FixedLooker, SeedJudge, WordScorer, make_weights
 
 REQUEST = ImageRequest("a red ball to the left of a blue ball", 256, 128, seed=5, verify=4)
 
@@ -35,7 +35,7 @@ def judge(painter: DrawingPainter) -> SeedJudge:
 @pytest.fixture
 def studio(settings: Settings, painter: DrawingPainter, judge: SeedJudge) -> Iterator[Studio]:
     weights = make_weights(settings.data_dir / "w", ("storybook-flux", "storybook-eyes"))
-    doors = Doors(looker=FixedLooker(), judge=judge)
+    doors = Doors(looker=FixedLooker(), judge=judge, scorer=WordScorer())
     with Studio(replace(settings, weights_dir=weights), painter, doors) as opened:
         yield opened
 
@@ -123,6 +123,20 @@ def test_without_eyes_there_is_nothing_to_verify(settings: Settings, painter: Dr
         name = blind.submit(replace(REQUEST, verify=0))
         finished(blind, name)
         assert Visit(blind).judgement(name) == {}
+        nothing = {"sentences": [], "shown": 0, "missing": 0, "open": 0}
+        assert Visit(blind).sentences(name) == nothing
+
+
+def test_each_sentence_has_its_verdict(studio: Studio) -> None:
+    name = studio.submit(replace(REQUEST, prompt="a cat. a house. a star.", verify=0))
+    finished(studio, name)
+    found = Visit(studio).sentences(name)
+    assert (found["shown"], found["missing"], found["open"]) == (1, 1, 1)
+    assert found["sentences"][1] == {
+        "text": "a house", "start": 7, "end": 14, "shown": False, "reason": "not found: house",
+    }  # fmt: skip
+    with pytest.raises(StudioError, match="no such picture"):
+        Visit(studio).sentences("nothing")
 
 
 def test_files_of_a_job_are_the_visitors_own_and_go_with_it(studio: Studio, settings: Settings) -> None:

@@ -49,6 +49,13 @@ def test_files_are_served_byte_for_byte(served):
     assert served.http.get(f"/studio/pictures/{name}/zoom").content == stored.path.read_bytes()
 
 
+def test_sentences_are_told_of_where_there_are_eyes(served):
+    name = paint(served)
+    answer = served.http.get(f"/studio/pictures/{name}/sentences")
+    assert (answer.status_code, answer.json()["sentences"]) == (200, []), "this studio has no eyes"
+    assert served.http.get("/studio/pictures/nothing/sentences").status_code == 404
+
+
 def test_seams_are_measured_where_a_picture_has_tiles(served):
     small, large = paint(served), paint(served, width=1024, height=1024)
     facts = [served.http.get(f"/studio/pictures/{name}").json() for name in (small, large)]
