@@ -7,103 +7,41 @@ Storybook world, or those of a file; detectors are Storybook's, or zero-shot one
 """
 
 import argparse
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.compass.evaluation import (
-    LookOptions,
-    PaintMany,
-    SeenFile,
-    fingerprint,
-    look,
-    scores,
-    search_scores,
-)
-from pipelines.compass.schedule import REFERENCE_TRUE_CFG
+from pipelines.compass.arms import Arm, Part, run_part, usual_guidance
+from pipelines.compass.checks import agreement, agreement_lines, write_checks
+from pipelines.compass.evaluation import LookOptions, fingerprint, scores, search_scores, verdicts
+from pipelines.compass.picture_sheets import comparison_grid
 from pipelines.compass.spatial_prompts import SpatialPrompt, read_prompts, spatial_prompts
-from pipelines.storybook.guidance import FLUX_GUIDANCE, SD_GUIDANCE
 
 WEIGHTS = Path("assets/weights")
 PARTS = ("seen", "held_out")
 BUDGETS = (1, 2, 4, 8)
-PUBLISHED_SD_GUIDANCE = 7.5
-TEXT_TOKENS = 24  # more than any prompt about two objects of the Storybook world has
 COLUMNS = (
     "variant", "part", "OA", "conditional", "unconditional", "VISOR_1", "VISOR_2", "VISOR_3", "VISOR_4",
-    "geneval", "t2i_spatial", "detector",
+    "geneval", "t2i_spatial", "seconds_per_picture", "detector",
 )  # fmt: skip
+BUDGET_COLUMNS = ("budget", "success", "found", "possible", "independent", "beta_binomial")
 
 
-def model_paint(
-    folder: Path, compass: str | Path | None, prompts: Sequence[SpatialPrompt], steps: int, guidance: float
-) -> PaintMany:
-    """A painter from a model folder, in the dtype that is fast here.
-
-    All texts are padded to one length: a picture must not depend on what else is in its batch or run.
-    """
-    import torch
-
-    from pipelines.compass.pipeline_compass import CompassPipeline
-    from pipelines.runtime import choose_runtime
-
-    runtime = choose_runtime()
-    pipeline = CompassPipeline.from_pretrained(folder, compass=compass, dtype=getattr(torch, runtime.dtype))
-    pipeline.to(runtime.device).set_progress_bar_config(disable=True)
-    options: dict[str, Any] = {"num_inference_steps": steps}
-    if hasattr(pipeline, "transformer"):
-        options["true_cfg_scale"] = guidance
-        if not pipeline.transformer.config.guidance_embeds:
-            longest = pipeline.text_length([prompt.text for prompt in prompts], "")
-            options["max_sequence_length"] = max(longest, TEXT_TOKENS)
-    else:
-        options["guidance_scale"] = guidance
-
-    def paint(texts: Sequence[str], seeds: Sequence[int]) -> Sequence[Any]:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return pipeline(list(texts), generator=generators, **options).images
-
-    return paint
-
-
-def usual_guidance(folder: Path) -> float:
-    """What a model folder is painted with when nothing is asked for.
-
-    Raises:
-        ValueError: it is no model folder.
-    """
-    try:
-        if (folder / "unet").is_dir():
-            return SD_GUIDANCE if folder.name.startswith("storybook") else PUBLISHED_SD_GUIDANCE
-        config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} is no model folder ({error})") from None
-    return REFERENCE_TRUE_CFG if config.get("guidance_embeds") else FLUX_GUIDANCE
-
-
-class LatePaint:
-    """A painter that loads its model when it is first needed: a complete file needs none."""
-
-    def __init__(self, build: Callable[[], PaintMany]) -> None:
-        self._build = build
-        self._paint: PaintMany | None = None
-
-    def __call__(self, texts: Sequence[str], seeds: Sequence[int]) -> Sequence[Any]:
-        if self._paint is None:
-            self._paint = self._build()
-        return self._paint(texts, seeds)
-
-
-def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> Iterator[str]:
     """Lines of a Markdown table, one row for each variant."""
-    yield "| " + " | ".join(COLUMNS) + " |"
-    yield "|" + "---|" * len(COLUMNS)
+    yield "| " + " | ".join(columns) + " |"
+    yield "|" + "---|" * len(columns)
     for row in rows:
-        yield "| " + " | ".join(str(row.get(column, "")) for column in COLUMNS) + " |"
+        yield "| " + " | ".join(str(row.get(column, "")) for column in columns) + " |"
+
+
+def budget_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Lines of a Markdown table: what the verify loop would give with each budget."""
+    flat = [{**row, **found} for row in rows for found in row["search"]]
+    return table(flat, ("variant", "part", *BUDGET_COLUMNS))
 
 
 def open_detectors(options: argparse.Namespace) -> tuple[Any, Any]:
@@ -146,41 +84,42 @@ def prompts_by_part(options: argparse.Namespace, detectors: Sequence[Any]) -> di
     return {options.prompts.stem: prompts}
 
 
-def evaluate_part(
-    options: argparse.Namespace,
-    name: str,
-    compass: str | None,
-    part: str,
-    prompts: Sequence[SpatialPrompt],
-    detectors: tuple[Any, Any],
-) -> dict[str, Any]:
-    """Paint and score one variant on one list of prompts."""
-    eyes, report = detectors
-    weights = compass if compass in (None, "auto") else Path(str(compass))
-    marks = [fingerprint(path) for path in (options.folder, options.eyes, options.judge)]
-    marks += [str(compass), fingerprint(weights) if isinstance(weights, Path) else ""]
-    # a list of the held-out split begins with every shorter one, a file's may change
-    texts = [prompt.text for prompt in prompts] if options.prompts else ""
-    key = hashlib.sha256(repr([*marks, options.steps, options.guidance, part, texts]).encode()).hexdigest()[
-        :16
-    ]
-    paint = LatePaint(partial(model_paint, options.folder, weights, prompts, options.steps, options.guidance))
-    looking = LookOptions(
-        options.seeds,
-        options.batch,
-        options.pictures / f"{name}_{part}" if options.pictures else None,
-        lambda done, total: print(f"{name} {part}: {done} of {total} painted", flush=True),
-    )
-    file = SeenFile(options.cache / f"{name}_{part}_{key}.jsonl")
-    seen = look(prompts, paint, (eyes, report), file, looking)
-    per_prompt = min(4, options.seeds)
+def evaluate_part(part: Part, eyes: str, report: str, seeds: int) -> dict[str, Any]:
+    """The figures of one variant on one list of prompts; `eyes` chooses, `report` reports."""
+    per_prompt = min(4, seeds)
     return {
-        "variant": name,
-        "part": part,
-        **scores(prompts, seen, report.name, per_prompt),
-        "by_eyes": scores(prompts, seen, eyes.name, per_prompt),
-        "search": search_scores(prompts, seen, eyes.name, report.name, BUDGETS),
+        "variant": part.arm.name,
+        "part": part.name,
+        **scores(part.prompts, part.seen, report, per_prompt),
+        "by_eyes": scores(part.prompts, part.seen, eyes, per_prompt),
+        "search": search_scores(part.prompts, part.seen, eyes, report, BUDGETS),
     }
+
+
+class GridRows:
+    """Rows of the picture grid, filled one variant after the other.
+
+    Args:
+        count: prompts, evenly spread over the list; of each the first picture.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self.columns = count, list[str]()
+        self.rows: dict[int, tuple[str, list[tuple[Any, bool]]]] = {}
+
+    def add(self, part: Part, report: str) -> None:
+        first = [item for item in part.seen if item.seed == 0]
+        self.columns.append(part.arm.name)
+        for number in range(min(self.count, len(first))):
+            item = first[number * len(first) // min(self.count, len(first))]
+            prompt = part.prompts[item.prompt]
+            is_right = verdicts(prompt, [item], report)[0].passed
+            _, pictures = self.rows.setdefault(item.prompt, (prompt.text, []))
+            pictures.append((part.picture(item), is_right))
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        comparison_grid(self.columns, list(self.rows.values())).save(path)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -217,22 +156,69 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cache", type=Path, default=Path("runs/compass"), help="what was seen so far")
     parser.add_argument("--pictures", type=Path, help="keep the pictures too")
+    parser.add_argument(
+        "--grid",
+        type=Path,
+        metavar="FILE",
+        help="write the variants side by side; the part is added to the name",
+    )
+    parser.add_argument("--grid-rows", type=int, default=6, help="prompts of the grid")
+    parser.add_argument(
+        "--check",
+        type=int,
+        default=0,
+        metavar="N",
+        help="write pages of N pictures with both detectors' boxes and verdicts, and a list to fill in",
+    )
+    parser.add_argument("--check-folder", type=Path, default=Path("runs/checks"))
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = build_parser().parse_args(arguments)
-    if options.guidance is None:
-        options.guidance = usual_guidance(options.folder)
-    detectors = open_detectors(options)
-    parts = prompts_by_part(options, detectors)
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All variants on all parts, one after the other; writes the sheets that were asked for."""
+    guidance = usual_guidance(options.folder) if options.guidance is None else options.guidance
+    eyes, report = open_detectors(options)
+    detectors = {detector.name: detector for detector in (eyes, report)}
+    parts = prompts_by_part(options, tuple(detectors.values()))
+    marks = [fingerprint(options.eyes), fingerprint(options.judge)]
+    grids = {name: GridRows(options.grid_rows) for name in parts} if options.grid else {}
     rows = []
     for variant in options.variant or ["plain=none"]:
-        name, _, weights = variant.partition("=")
+        label, _, weights = variant.partition("=")
         compass = None if weights in ("", "none") else weights
-        rows += [evaluate_part(options, name, compass, *item, detectors) for item in parts.items()]
-    print("\n".join(table(rows)))
+        arm = Arm(label, options.folder, compass, options.steps, guidance)
+        for name, prompts in parts.items():
+            looking = LookOptions(
+                options.seeds,
+                options.batch,
+                options.pictures / f"{label}_{name}" if options.pictures else None,
+                partial(_tell, f"{label} {name}"),
+            )
+            # a list of the held-out split begins with every shorter one, a file's may change
+            texts = [prompt.text for prompt in prompts] if options.prompts else []
+            part = run_part(
+                arm, name, prompts, tuple(detectors.values()), options.cache, looking, [*marks, *texts]
+            )
+            rows.append(evaluate_part(part, eyes.name, report.name, options.seeds))
+            if grids:
+                grids[name].add(part, report.name)
+            if options.check:
+                path = write_checks(part, list(detectors), options.check, options.check_folder)
+                print("\n".join([f"{path}:", *agreement_lines(agreement(path))]))
+    for name, grid in grids.items():
+        grid.save(options.grid.with_stem(f"{options.grid.stem}_{name}"))
+    return rows
+
+
+def _tell(what: str, done: int, total: int) -> None:
+    print(f"{what}: {done} of {total} painted", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = build_parser().parse_args(arguments)
+    rows = run(options)
+    print("\n".join([*table(rows), "", *budget_table(rows)]))
     if options.out:
         part = options.out.with_name(options.out.name + ".part")
         part.write_text(json.dumps(rows, indent=2) + "\n")

@@ -108,6 +108,11 @@ class LookOptions:
     on_done: Callable[[int, int], None] | None = None
 
 
+def paint_seed(prompt: int, seed: int) -> int:
+    """A seed of its own for every picture: the same number would repeat a layout over all prompts."""
+    return 1000 * seed + prompt
+
+
 def look(
     prompts: Sequence[SpatialPrompt],
     paint: PaintMany,
@@ -126,8 +131,7 @@ def look(
     for start in range(0, len(missing), options.batch):
         keys = missing[start : start + options.batch]
         began = time.monotonic()
-        # a seed of its own for every picture: the same number would repeat a layout over all prompts
-        painted = paint([prompts[n].text for n, _ in keys], [1000 * seed + n for n, seed in keys])
+        painted = paint([prompts[n].text for n, _ in keys], [paint_seed(*key) for key in keys])
         seconds = round((time.monotonic() - began) / len(keys), 3)
         names = [prompts[number].asked for number, _ in keys]
         found = {detector.name: _look_at(detector, painted, names) for detector in detectors}

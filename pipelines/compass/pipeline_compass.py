@@ -27,7 +27,7 @@ from pipelines.compass.schedule import (
     flux_schedule,
     reference_tokens,
 )
-from pipelines.compass.sidecar import read_sidecar, write_sidecar
+from pipelines.compass.sidecar import ADAPTER_FOLDERS, own_weights, write_sidecar
 from pipelines.compass.support import (
     adapter_scales,
     check_tenor,
@@ -42,7 +42,6 @@ from pipelines.compass.tenor import TenorHandle
 from pipelines.compass.weights_compass import ADAPTER, load_compass
 from pipelines.storybook.guidance import FLUX_GUIDANCE
 
-ADAPTER_FOLDERS = ("compass-lora", "compass")  # inside a model folder
 TEXT_MULTIPLE = 8
 TEXT_LIMIT = 512
 
@@ -94,8 +93,7 @@ class CompassPipeline:
             return _kind_of(folder).from_pretrained(folder, compass=compass, **options)
         pipeline = super().from_pretrained(folder, **options)  # type: ignore[misc]
         if compass == "auto":
-            places = [Path(folder) / name for name in ADAPTER_FOLDERS]
-            compass = next((place for place in places if read_sidecar(place) is not None), None)
+            compass = own_weights(folder)
             own = weights_sidecar(pipeline)
             if compass is None and own is not None and own.tenor:
                 pipeline.enable_tenor()

@@ -15,6 +15,7 @@ from pipelines.compass.tenor_table import POSITION_MODES, SEGMENT
 
 SIDECAR = "compass.json"
 VERSION = 1
+ADAPTER_FOLDERS = ("compass-lora", "compass")  # inside a model folder
 MAX_LENGTH = {"unet": SEGMENT, "flux-double": 512}
 # the authors' repositories; their weights were all trained with TENOR
 _PUBLISHED = re.compile(r"blurgy(?:/|--)CoMPaSS-(FLUX|SD)[\w.]*", re.IGNORECASE)
@@ -69,6 +70,16 @@ def read_sidecar(folder: Path | str) -> Sidecar | None:
         return Sidecar(**known)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError) as error:
         raise ValueError(f"{path} can't be understood ({error})") from None
+
+
+def own_weights(folder: Path | str) -> Path | None:
+    """Where in a model folder the CoMPaSS adapter or UNet lies that belongs to it; None without one.
+
+    Raises:
+        ValueError: see `read_sidecar`.
+    """
+    places = (Path(folder) / name for name in ADAPTER_FOLDERS)
+    return next((place for place in places if read_sidecar(place) is not None), None)
 
 
 def write_sidecar(folder: Path | str, sidecar: Sidecar) -> Path:

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from pipelines.compass import evaluate
+from pipelines.compass import arms, checks, evaluate
 from pipelines.compass.detectors import open_detector
 from pipelines.compass.evaluation import (
     LookOptions,
@@ -16,7 +16,9 @@ from pipelines.compass.evaluation import (
     search_scores,
 )
 from pipelines.compass.parser import parse_prompt
+from pipelines.compass.picture_sheets import comparison_grid
 from pipelines.compass.scoring import Detected
+from pipelines.compass.sidecar import Sidecar, write_sidecar
 from pipelines.compass.spatial_prompts import read_prompts, spatial_prompts
 from pipelines.storybook.guidance import FLUX_GUIDANCE
 from pipelines.storybook.scene import is_held_out_pair, is_held_out_triple
@@ -122,17 +124,17 @@ def test_changed_weights_have_another_fingerprint(tmp_path):
 def test_models_are_painted_with_the_guidance_that_suits_them(saved_folder, tmp_path):
     from pipelines import ScaleDiTPipeline
 
-    assert evaluate.usual_guidance(saved_folder) == FLUX_GUIDANCE == 5.0
+    assert arms.usual_guidance(saved_folder) == FLUX_GUIDANCE == 5.0
     assert ScaleDiTPipeline.from_pretrained(saved_folder).default_guidance == FLUX_GUIDANCE
     config = tmp_path / "dev/transformer/config.json"
     config.parent.mkdir(parents=True)
     config.write_text('{"guidance_embeds": true}')
-    assert evaluate.usual_guidance(tmp_path / "dev") == 3.0  # the authors' number
+    assert arms.usual_guidance(tmp_path / "dev") == 3.0  # the authors' number
     for name, guidance in (("storybook-sd", 3.0), ("sd15", 7.5)):
         (tmp_path / name / "unet").mkdir(parents=True)
-        assert evaluate.usual_guidance(tmp_path / name) == guidance
+        assert arms.usual_guidance(tmp_path / name) == guidance
     with pytest.raises(ValueError, match="is no model folder"):
-        evaluate.usual_guidance(tmp_path / "nothing")
+        arms.usual_guidance(tmp_path / "nothing")
 
 
 def test_one_command_paints_scores_and_caches(saved_folder, repository, tmp_path, capsys, monkeypatch):
@@ -141,8 +143,14 @@ def test_one_command_paints_scores_and_caches(saved_folder, repository, tmp_path
         "--folder", str(saved_folder), "--n", "1", "--seeds", "1", "--parts", "held_out", "--steps", "1",
         "--eyes", str(weights / "storybook-eyes"), "--judge", str(weights / "storybook-judge"),
         "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "scores.json"),
+        "--grid", str(tmp_path / "grid.png"), "--check", "1", "--check-folder", str(tmp_path / "checks"),
+        "--pictures", str(tmp_path / "pictures"),
     ]  # fmt: skip
     evaluate.main(command)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"grid_held_out.png"}
+    assert {path.name for path in (tmp_path / "checks").iterdir()} == {
+        "plain_held_out.tsv", "plain_held_out_1.png",
+    }  # fmt: skip
     (row,) = json.loads((tmp_path / "scores.json").read_text())
     assert row["variant"] == "plain" and row["part"] == "held_out" and row["detector"] == "storybook-judge"
     assert (
@@ -150,8 +158,10 @@ def test_one_command_paints_scores_and_caches(saved_folder, repository, tmp_path
         and row["by_eyes"]["detector"] == "storybook-eyes"
         and row["search"][0]["budget"] == 1
     )
-    assert "| plain | held_out |" in capsys.readouterr().out
-    monkeypatch.setattr(evaluate, "model_paint", lambda *_: pytest.fail("everything was painted already"))
+    out = capsys.readouterr().out
+    assert "| plain | held_out |" in out and "| variant | part | budget | success |" in out
+    assert out.count("| plain | held_out | 1 |") == 1  # of the four budgets, the one that was painted
+    monkeypatch.setattr(arms, "model_paint", lambda *_: pytest.fail("everything was painted already"))
     evaluate.main(command)
 
 
@@ -270,3 +280,100 @@ def test_prompts_of_a_file_are_scored_by_a_zero_shot_detector(saved_folder, tiny
     command[command.index("--eyes") + 1] = str(repository / "assets/weights/storybook-eyes")
     with pytest.raises(ValueError, match="storybook-eyes can't look for dog"):
         evaluate.main(command)
+
+
+def test_only_what_an_arm_is_made_of_changes_its_name(own_folder):
+    plain, auto = (arms.Arm("arm", own_folder, compass, 20, 5.0) for compass in (None, "auto"))
+    before = plain.weights
+    assert auto.weights == before  # there is no adapter yet
+    for name in ("scale-dit-lora", "fast-lora", "longalign/align"):  # other families publish theirs
+        (own_folder / name).mkdir(parents=True)
+        (own_folder / name / "pytorch_lora_weights.safetensors").write_bytes(b"1")
+    (own_folder / "README.md").write_text("a card")
+    assert plain.weights == before == auto.weights
+    adapter = own_folder / "compass-lora"
+    adapter.mkdir()
+    (adapter / "pytorch_lora_weights.safetensors").write_bytes(b"1")
+    write_sidecar(adapter, Sidecar(True, "flux-double", 512))
+    own = arms.Arm("arm", own_folder, str(adapter), 20, 5.0)
+    first = auto.weights
+    assert plain.weights == before != first == own.weights
+    write_sidecar(adapter, Sidecar(False, "flux-double", 512))
+    second = auto.weights
+    (adapter / "pytorch_lora_weights.safetensors").write_bytes(b"2")
+    assert len({first, second, auto.weights, before}) == 4 and plain.weights == before
+    file = arms.Arm("arm", own_folder, str(adapter / "pytorch_lora_weights.safetensors"), 20, 5.0)
+    third = file.weights
+    (adapter / "pytorch_lora_weights.safetensors").write_bytes(b"3")
+    assert len({third, file.weights, before}) == 3
+    for changed in (arms.Arm("arm", own_folder, None, 21, 5.0), arms.Arm("arm", own_folder, None, 20, 4.0)):
+        assert changed.weights != before
+    config = own_folder / "transformer/config.json"
+    config.write_text(config.read_text() + " ")
+    assert plain.weights != before
+    with pytest.raises(ValueError, match="is no model folder"):
+        _ = arms.Arm("arm", own_folder / "vae", None, 20, 5.0).weights
+
+
+def painted_part(tmp_path, name="plain", count=6, pictures=None):
+    """A part whose even seeds are right by both detectors, the others only by the second."""
+    prompts = spatial_prompts(count, True)
+
+    class Generous(Truthful):
+        def __call__(self, picture, names):
+            return super().__call__(Image.new("RGB", (1, 1)), names)
+
+    arm = arms.Arm(name, tmp_path, None, 1, 5.0)
+    paint, detectors = paint_by([]), (Truthful("eyes", prompts), Generous("judge", prompts))
+    seen = look(prompts, paint, detectors, SeenFile(tmp_path / name), LookOptions(2, 4, pictures))
+    return arms.Part(arm, "held_out", prompts, paint, pictures, seen)
+
+
+def test_both_detectors_are_checked_by_eye(tmp_path, capsys):
+    part = painted_part(tmp_path)
+    path = checks.write_checks(part, ["eyes", "judge"], 8, tmp_path / "checks")
+    lines = path.read_text().splitlines()
+    assert lines[0].split("\t") == ["number", "prompt", "seed", "eyes", "judge", "person"] and len(lines) == 9
+    with Image.open(tmp_path / "checks/plain_held_out_1.png") as page:
+        assert page.width > 5 * 192 and page.height > 2 * 192
+        colours = {colour for _, colour in page.convert("RGB").getcolors(1 << 24)}
+    assert {(0, 170, 220), (220, 0, 180)} <= colours  # the boxes of both
+    assert checks.agreement(path)["eyes and judge"] == (4, 8)
+    assert checks.agreement_lines(checks.agreement(path)) == ["eyes and judge agree on 4 of 8"]
+    # somebody sees what the eyes see, looks at five of them, and leaves the others
+    filled = [line + line.split("\t")[3].upper() * (place < 5) for place, line in enumerate(lines[1:])]
+    path.write_text("\n".join([lines[0], *filled]) + "\n")
+    counts = checks.agreement(path)
+    assert counts["eyes and person"] == (5, 5) and counts["judge and person"][1] == 5
+    checks.main([str(path)])
+    assert "eyes and person agree on 5 of 5" in capsys.readouterr().out
+    path.write_text(path.read_text().replace("YES", "maybe", 1))
+    with pytest.raises(ValueError, match="says 'maybe'; allowed are yes, no, nothing"):
+        checks.agreement(path)
+    path.write_text("number\tprompt\n1\ta cat\n")
+    with pytest.raises(ValueError, match="is no list of checks"):
+        checks.agreement(path)
+    with pytest.raises(ValueError, match="0 of 12 pictures"):
+        checks.write_checks(part, ["eyes"], 0, tmp_path)
+
+
+def test_kept_pictures_are_shown_and_others_painted_again(tmp_path):
+    kept = painted_part(tmp_path, "kept", pictures=tmp_path / "pictures")
+    (tmp_path / "pictures/0000_0.png").unlink()
+    Image.new("RGB", (100, 100), "red").save(tmp_path / "pictures/0001_0.png")
+    again, red = (kept.picture(item) for item in (kept.seen[0], kept.seen[2]))
+    assert again.getpixel((0, 0)) == (0, 0, 0) and red.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_variants_stand_side_by_side(tmp_path):
+    grid = evaluate.GridRows(3)
+    for name in ("plain", "both"):
+        grid.add(painted_part(tmp_path, name), "eyes")
+    assert grid.columns == ["plain", "both"] and list(grid.rows) == [0, 2, 4]
+    assert all(is_right for _, pictures in grid.rows.values() for _, is_right in pictures)
+    grid.save(tmp_path / "deep/grid.png")
+    with Image.open(tmp_path / "deep/grid.png") as sheet:
+        assert sheet.width == 3 * 200 + 8 and sheet.height == 23 + 3 * 200
+        assert sheet.getpixel((200, 23)) == (30, 140, 60)  # a right one has a green frame
+    with pytest.raises(ValueError, match="every row needs 2 pictures"):
+        comparison_grid(grid.columns, [("a cat", [])])
