@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(MOST_SECONDS)]
 
 def drag(page, locator, x, y):
     """Drag an element's middle to a point of the page."""
+    locator.wait_for()
     box = locator.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
@@ -145,6 +146,31 @@ def test_stages_are_shown_compared_and_measured(live: LiveStudio, open_window):
     meter.click()
     page.locator(".t-quiet button", has_text="Seams 1.04").wait_for()
     assert page.locator(".t-box[data-mark=line]").inner_text() == "seam 1.21"
+
+
+def test_a_page_is_compared_with_what_plain_pipelines_read_of_it(live: LiveStudio, open_window):
+    page = open_window().page
+    write(page, "a red ball")
+    choose(page, "t-scale", "256")
+    wait_for_picture(page, start(page))
+    assert page.get_by_role("button", name="cut prompt").count() == 0, "read at once"
+    write(page, "a red ball in a meadow under a tree")
+    job = start(page)
+    wait_for_picture(page, job)
+    button = page.get_by_role("button", name="Compare with the cut prompt")
+    button.click()
+    line = page.locator(".t-curtain")
+    line.wait_for()
+    assert button.get_attribute("aria-pressed") == "true" and "first 8 tokens" in line.inner_text()
+    newest = live.studio.jobs(1)[0]
+    assert (
+        newest.id != job
+        and newest.request.cut_prompt
+        and newest.request.seed == live.studio.watch(job).request.seed
+    )
+    button.click()
+    line.wait_for(state="detached")
+    assert button.get_attribute("aria-pressed") == "false"
 
 
 def test_rooms_and_switches_are_there_only_with_their_models(full: LiveStudio, open_window):
