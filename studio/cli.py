@@ -203,7 +203,20 @@ def _add_scop(commands: argparse._SubParsersAction[_Parser]) -> None:
     scop.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     scop.add_argument("--split", default="train2017", metavar="NAME", help="part of COCO (train2017)")
     scop.add_argument("--profile", choices=("official", "strict"), default="official", help="rules to go by")
+    scop.add_argument("--thresholds", choices=("usual", "geneval"), default="usual", help="a set of them")
+    for name, words in (
+        ("min-bbox-area", "smallest box in square pixels (1024)"),
+        ("visual-significance", "least share of the picture that both boxes cover (0.2)"),
+        ("spatial-clarity", "largest distance of the centres in diagonals of the smaller box (2)"),
+        ("minimal-overlap", "the boxes share less than this part of the smaller one (0.3)"),
+        ("size-balance", "least ratio of the smaller area to the larger (0.5)"),
+        ("containment", "strict profile: least share of each box inside the crop (0.9)"),
+        ("uniqueness", "strict profile: most of a third box of either class in the crop (0.1)"),
+    ):
+        scop.add_argument(f"--{name}", type=float, metavar="NUMBER", help=words)
     scop.add_argument("--keep", choices=("link", "copy", "none"), default="link", help="of pictures")
+    scop.add_argument("--shared-images", metavar="DIR", help="keep pictures there, for several data sets")
+    scop.add_argument("--samples", type=int, default=0, metavar="N", help="pictures with drawn boxes")
     scop.add_argument("--mirror", action="store_true", help="also write mirror images (strict profile)")
     scop.add_argument("--skip-invalid", action="store_true", help="leave bad annotations out, do not refuse")
     scop.add_argument("--json", action="store_true", help="print one JSON object")

@@ -93,7 +93,7 @@ class ScopOutput:
         samples: how many pictures with drawn boxes to write into `samples/`.
         mirror: also write the mirror image of each pair (strict profile).
     Raises:
-        ValueError: an unknown value, or a negative number.
+        ValueError: an unknown value, a negative number, or something that needs pictures without any.
     """
 
     images: str = "link"
@@ -106,6 +106,8 @@ class ScopOutput:
             raise ValueError(f"images is {self.images!r}; it must be one of {IMAGE_MODES}")
         if self.samples < 0:
             raise ValueError(f"samples is {self.samples}; it must be at least 0")
+        if self.images == "none" and (self.samples or self.shared_images is not None):
+            raise ValueError("samples and shared images need pictures, but images is 'none'")
 
 
 @dataclass
@@ -188,6 +190,8 @@ def run_scop(
         raise ValueError(f"{out} exists and isn't an empty folder")
     if images is None and annotations.is_dir() and (annotations / split).is_dir():
         images = annotations / split
+    if images is None and (output.samples or output.shared_images is not None):
+        raise ValueError("samples and shared images need pictures: say where they are")
     run = _Run(params, output, split, skip_invalid, on_progress, should_stop, began=time.monotonic())
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,11 @@ from studio.commands.console import print_json, progress, quiet_stdout
 from studio.crafts.reports import Report
 from studio.errors import StudioError
 from studio.gallery.files import check_writable, storage_error
+
+_THRESHOLDS = (
+    "min_bbox_area", "visual_significance", "spatial_clarity", "minimal_overlap", "size_balance",
+    "containment", "uniqueness",
+)  # fmt: skip
 
 
 def scop(arguments: argparse.Namespace) -> int:
@@ -26,15 +31,22 @@ def scop(arguments: argparse.Namespace) -> int:
     check_writable(out / "trial" if out.is_dir() else out, "the data set")
     with quiet_stdout():
         from pipelines.compass.scop import ScopOutput, run_scop
-        from pipelines.compass.scop_rules import ScopParams
+        from pipelines.compass.scop_rules import GENEVAL_PARAMS, ScopParams
+    given = {name: value for name in _THRESHOLDS if (value := getattr(arguments, name)) is not None}
+    start = GENEVAL_PARAMS if arguments.thresholds == "geneval" else ScopParams()
     with progress(60.0) as news:
         try:
             report = run_scop(
                 annotations,
                 images,
                 out,
-                ScopParams(profile=arguments.profile),
-                ScopOutput(images=arguments.keep, mirror=arguments.mirror),
+                replace(start, profile=arguments.profile, **given),
+                ScopOutput(
+                    images=arguments.keep,
+                    shared_images=Path(arguments.shared_images) if arguments.shared_images else None,
+                    samples=arguments.samples,
+                    mirror=arguments.mirror,
+                ),
                 split=arguments.split,
                 skip_invalid=arguments.skip_invalid,
                 on_progress=_shown(news.report),

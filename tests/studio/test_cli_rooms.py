@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -237,3 +238,49 @@ def test_pairs_are_mined_from_annotations(capsys: Capture) -> None:
     Path("coco.json").write_text(json.dumps({"images": pictures, "annotations": boxes, "categories": names}))
     assert main(["scop", "--annotations", "coco.json", "--out", "more"]) == 2
     assert "10" in capsys.readouterr().err and not Path("more").exists()
+
+
+def test_pairs_are_mined_by_other_thresholds_with_drawn_samples_and_shared_pictures(capsys: Capture) -> None:
+    sizes = {1: 240, 2: 120}  # of the boxes: the second picture's are farther apart, by their own size
+    pictures = [{"id": n, "width": 640, "height": 480, "file_name": f"{n}.jpg"} for n in sizes]
+    boxes = [
+        {
+            "id": 10 * n + k,
+            "image_id": n,
+            "category_id": k,
+            "bbox": [40 + 260 * k, 100, side, side],
+            "iscrowd": 0,
+        }
+        for n, side in sizes.items()
+        for k in (0, 1)
+    ]
+    names = [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]
+    Path("coco.json").write_text(json.dumps({"images": pictures, "annotations": boxes, "categories": names}))
+    Path("photos").mkdir()
+    for n in sizes:
+        Image.new("RGB", (640, 480), "grey").save(f"photos/{n}.jpg")
+
+    def mine(out: str, *words: str) -> dict[str, Any]:
+        command = ["scop", "--annotations", "coco.json", "--images", "photos", "--out", out, "--json"]
+        assert main([*command, *words]) == 0
+        facts: dict[str, Any] = json_of(capsys)
+        return facts
+
+    first = mine("first", "--visual-significance", "0.05", "--samples", "2", "--shared-images", "shared")
+    assert first["accepted"] == 2 and first["params"]["visual_significance"] == 0.05
+    assert len(list(Path("first/samples").iterdir())) == 2
+    assert {path.name for path in Path("shared").iterdir()} == {f"{n:012d}.jpg" for n in sizes}
+    link = Path("first/images/000000000001.jpg")
+    assert link.is_symlink() and link.resolve() == Path("shared/000000000001.jpg").resolve()
+    tuned = mine("tuned", "--thresholds", "geneval", "--visual-significance", "0.05", "--keep", "copy")
+    assert tuned["accepted"] == 1 and tuned["params"]["spatial_clarity"] == pytest.approx(1.0777, abs=1e-4)
+    assert mine("none", "--size-balance", "1.1")["accepted"] == 0
+    for words, message in (
+        (["--samples", "3", "--keep", "none"], "need pictures"),
+        (["--size-balance", "nan"], "size_balance is nan"),
+        (["--samples", "-1"], "samples is -1"),
+    ):
+        assert main(["scop", "--annotations", "coco.json", "--images", "photos", "--out", "no", *words]) == 2
+        assert message in capsys.readouterr().err and not Path("no").exists()
+    assert main(["scop", "--annotations", "coco.json", "--out", "no", "--samples", "3"]) == 2
+    assert "say where they are" in capsys.readouterr().err
