@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from pipelines.flextok.measures import TOKEN_BYTES, encode_within, mean_error, psnr, stops_up_to
+from pipelines.flextok.measures import CODECS, TOKEN_BYTES, encode_within, mean_error, psnr, stops_up_to
+from pipelines.flextok.sheet import reconstruction_sheet
 from pipelines.storybook.dataset import sample_rng
 from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.judging import WEIGHTS, Answers, evaluation_parser, judge_pictures, weights_key
@@ -26,7 +27,6 @@ ONE_OBJECT = SceneMix(counts=(1.0, 0.0, 0.0))
 SEED = 9_500
 BATCH = 8
 GENERATED = (8, 32, 128)
-CODECS = ("JPEG", "WEBP")
 Similarity = Callable[[Sequence[Image.Image], Sequence[Image.Image]], list[float]]
 
 
@@ -194,18 +194,6 @@ def draw_curve(table: dict[str, dict[str, Any]], path: Path) -> None:
     image.save(path)
 
 
-def save_sheet(pipeline: Any, pairs: Sequence[tuple[Scene, Image.Image]], path: Path) -> None:
-    """One drawing per row: itself, then 1, 2, 4, ... tokens of it."""
-    rows = []
-    for _, picture in pairs:
-        tokens = pipeline.encode(picture)[0]
-        decoded = [
-            image for _, image in pipeline.decode_stops(tokens, stops_up_to(pipeline.num_tokens), SEED)
-        ]
-        rows.append(np.concatenate([np.asarray(image) for image in (picture, *decoded)], axis=1))
-    Image.fromarray(np.concatenate(rows)).save(path)
-
-
 def evaluate_part(
     pipeline: Any, generator: Any, judge: Any, similarity: Similarity | None, options: argparse.Namespace,
     held_out: bool,
@@ -224,7 +212,8 @@ def evaluate_part(
     figures = {f"summary/{part}": headline(table), **part_of}
     if options.pictures:
         draw_curve(table, options.pictures / f"flextok_curve_{part}.png")
-        save_sheet(pipeline, pairs[:4], options.pictures / f"flextok_sheet_{part}.webp")
+        sheet = reconstruction_sheet(pipeline, [picture for _, picture in pairs[:4]], SEED)
+        sheet.save(options.pictures / f"flextok_sheet_{part}.webp", quality=88, method=4)
     if generator is not None:
         asked = list(one_object_prompts(options.n, held_out, SEED))
         made = generation_shares(generator, judge, asked, answers_of)

@@ -10,6 +10,7 @@ from PIL import Image
 
 STOPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 TOKEN_BYTES = 2
+CODECS = ("JPEG", "WEBP")
 _QUALITIES = (95, 85, 70, 50, 30, 15, 5, 1)
 
 

@@ -5,8 +5,10 @@ Parameter names are those of published checkpoints without their first word (`mo
 Sources: arXiv 2502.13967 (class-conditional), the FlexAR release (text, cross-attention in each block).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from pipelines.flextok.strict_loading import ConfigMixin, ModelMixin, StrictMode
 HIDDEN_MULTIPLE = 256
 CONDITIONS = ("class", "text")
 NULL_CLASS = -1
+SMALL = 1 << 25  # parameters: 128 MiB
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,15 @@ class ARCache:
     Attributes:
         length: places that are filled.
         text: per layer, keys and values `[B, H, L, D]`.
+        is_small: the model's weights may be copied, and are too few for several threads.
+        weights: per layer, laid out for single tokens when the first one comes.
     """
 
     store: list[torch.Tensor]
     length: int = 0
     text: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    is_small: bool = False
+    weights: list["_StepWeights"] = field(default_factory=list)
 
 
 class _SelfAttention(nn.Module):
@@ -169,11 +176,42 @@ class _Named(nn.Module):
             self.add_module(name, module)
 
 
-def unit_rms(x: torch.Tensor, norm: nn.RMSNorm) -> torch.Tensor:
-    """`norm(x)` of `[B, width]` in one fused call: [x, -x] has mean 0 and the mean square of x."""
-    width = x.shape[-1]
+@dataclass(frozen=True)
+class _StepWeights:
+    """A block's weights as `step` uses them: matrices `[in, out]`, norms `[2 width]`."""
+
+    norms: tuple[torch.Tensor, ...]  # one per part, the MLP's last
+    qkv: torch.Tensor
+    proj: torch.Tensor
+    cross: tuple[torch.Tensor, torch.Tensor] | None  # query, projection
+    mlp: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # fc1, fc3, fc2
+
+    @classmethod
+    def of(cls, block: Any, is_small: bool) -> "_StepWeights":
+        def turned(linear: nn.Linear) -> torch.Tensor:
+            # products of few rows are faster with it; large models would need too much memory twice
+            return linear.weight.t().contiguous() if is_small else linear.weight.t()
+
+        cross, mlp = getattr(block, "cross_attn", None), block.mlp
+        own = block.attn if cross is None else block.self_attn
+        norms = (block.norm_1, block.norm_2) if cross is None else (block.norm_1, block.norm_2, block.norm_3)
+        return cls(
+            tuple(norm.weight.repeat(2) for norm in norms),
+            turned(own.qkv),
+            turned(own.proj),
+            None if cross is None else (turned(cross.Wq), turned(cross.proj)),
+            (turned(mlp.fc1), turned(mlp.fc3), turned(mlp.fc2)),
+        )
+
+
+def unit_rms(x: torch.Tensor, twice: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMS norm of `[B, width]` in one fused call: [x, -x] has mean 0 and the mean square of x.
+
+    Args:
+        twice: the norm's weight, repeated, `[2 width]`.
+    """
     both = torch.cat([x, -x], dim=-1)
-    return F.layer_norm(both, (2 * width,), eps=norm.eps)[..., :width] * norm.weight
+    return F.layer_norm(both, twice.shape, twice, eps=eps)[:, : x.shape[1]]
 
 
 def step(trunk: _Trunk, x: torch.Tensor, text_bias: torch.Tensor | None, cache: ARCache) -> torch.Tensor:
@@ -182,26 +220,45 @@ def step(trunk: _Trunk, x: torch.Tensor, text_bias: torch.Tensor | None, cache: 
     The same sums as the blocks' own forward, in as few calls as possible: with one token a row the calls take
     more time than the arithmetic.
     """
-    rows, at = len(x), cache.length - 1
-    for layer, block in enumerate(trunk.blocks):
-        kept = cache.store[layer]
-        heads, own = kept.shape[2], getattr(block, "self_attn", None) or block.attn
-        qkv = F.linear(unit_rms(x, block.norm_1), own.qkv.weight).view(rows, 3, heads, -1)
-        kept[:, :, :, at] = qkv[:, 1:].transpose(0, 1)
-        seen = F.scaled_dot_product_attention(
-            qkv[:, 0, :, None], kept[0, :, :, : at + 1], kept[1, :, :, : at + 1]
-        )
-        x = x + F.linear(seen.reshape(rows, -1), own.proj.weight)
-        if cache.text:
-            cross = block.cross_attn
-            query = F.linear(unit_rms(x, block.norm_2), cross.Wq.weight).view(rows, heads, 1, -1)
+    rows, end, last = len(x), cache.length, trunk.post_trunk_norm
+    eps = last.eps
+    if not cache.weights:
+        is_small = cache.is_small
+        cache.weights = [_StepWeights.of(block, is_small) for block in trunk.blocks]
+    for layer, weights in enumerate(cache.weights):
+        keys, values = cache.store[layer]
+        heads = keys.shape[1]
+        qkv = torch.mm(unit_rms(x, weights.norms[0], eps), weights.qkv)
+        query, key, value = qkv.view(rows, 3, heads, 1, -1).unbind(1)
+        keys[:, :, end - 1 : end], values[:, :, end - 1 : end] = key, value
+        seen = F.scaled_dot_product_attention(query, keys[:, :, :end], values[:, :, :end])
+        x = torch.addmm(x, seen.reshape(rows, -1), weights.proj)
+        if weights.cross is not None:
+            query = torch.mm(unit_rms(x, weights.norms[1], eps), weights.cross[0]).view(rows, heads, 1, -1)
             seen = F.scaled_dot_product_attention(query, *cache.text[layer], attn_mask=text_bias)
-            x = x + F.linear(seen.reshape(rows, -1), cross.proj.weight)
-        last, mlp = block.norm_3 if cache.text else block.norm_2, block.mlp
-        hidden = unit_rms(x, last)
-        hidden = F.silu(F.linear(hidden, mlp.fc1.weight)) * F.linear(hidden, mlp.fc3.weight)
-        x = x + F.linear(hidden, mlp.fc2.weight)
-    return unit_rms(x, trunk.post_trunk_norm)
+            x = torch.addmm(x, seen.reshape(rows, -1), weights.cross[1])
+        fc1, fc3, fc2 = weights.mlp
+        hidden = unit_rms(x, weights.norms[-1], eps)
+        x = torch.addmm(x, F.silu(torch.mm(hidden, fc1)) * torch.mm(hidden, fc3), fc2)
+    return unit_rms(x, last.weight.repeat(2), eps)
+
+
+@contextmanager
+def one_thread(is_wanted: bool) -> Iterator[None]:
+    """Compute on one thread, where that is wanted.
+
+    Products of a few rows are over before a second thread has begun; on a busy machine waiting for it makes a
+    token take ten times as long.
+    """
+    before = torch.get_num_threads()
+    if not is_wanted or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class FlexARModel(StrictModel, ModelMixin, ConfigMixin):
@@ -284,9 +341,9 @@ class FlexARModel(StrictModel, ModelMixin, ConfigMixin):
         """An empty cache for `rows` sequences."""
         config = self.config
         shape = (2, rows, config.num_heads, config.num_tokens, config.width // config.num_heads)
-        return ARCache(
-            [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(config.depth)]
-        )
+        store = [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(config.depth)]
+        is_small = sum(p.numel() for p in self.ar_image_model.parameters()) <= SMALL
+        return ARCache(store, is_small=is_small and self.device.type == "cpu")
 
     def forward(
         self, ids: torch.Tensor, condition: ARCondition, cache: ARCache | None = None, last_only: bool = False
@@ -308,8 +365,9 @@ class FlexARModel(StrictModel, ModelMixin, ConfigMixin):
         x = parts.preprocessor(ids, condition.classes, start)
         if cache is not None and start and x.shape[1] == 1 and not torch.is_grad_enabled():
             cache.length = places
-            x = step(parts.trunk, x[:, 0], condition.text_bias, cache)
-            return parts.head.linear(x)[:, None].float()
+            with one_thread(cache.is_small):
+                x = step(parts.trunk, x[:, 0], condition.text_bias, cache)
+                return parts.head.linear(x)[:, None].float()
         for layer, block in enumerate(parts.trunk.blocks):
             x = block(x, condition, cache, layer)
         if cache is not None:

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines import FlexARPipeline, FlexTokPipeline
+from pipelines.flextok import transformer_flexar
 from pipelines.flextok.licence import LicenceNotAccepted, licence_notice
 from pipelines.flextok.token_sampling import TokenSampling
 from pipelines.flextok.transformer_flexar import FlexARModel
@@ -54,6 +55,35 @@ def test_cached_logits_are_those_of_the_whole_sequence(class_generator):
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="this model has 16"):
         model(ids[:, :1], condition, cache)
+
+
+def test_small_and_large_models_step_alike(told, monkeypatch):
+    """Small ones on one thread from copies of their weights, large ones on all threads from the weights."""
+    pipeline, wanted = told
+    real, seen = transformer_flexar.step, []
+
+    def step(trunk, x, text_bias, cache):
+        x = real(trunk, x, text_bias, cache)
+        owns = cache.weights[0].qkv.untyped_storage().data_ptr()
+        seen.append((torch.get_num_threads(), owns))
+        return x
+
+    monkeypatch.setattr(transformer_flexar, "step", step)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        small = pipeline.generate(**wanted, sampling=GREEDY)
+        assert torch.get_num_threads() == 2 and {threads for threads, _ in seen} == {1}
+        assert len({place for _, place in seen}) == 1  # laid out once, not at every token
+        monkeypatch.setattr(transformer_flexar, "SMALL", 0)
+        seen.clear()
+        large = pipeline.generate(**wanted, sampling=GREEDY)
+        attention = pipeline.transformer.ar_image_model.trunk.blocks[0]
+        attention = getattr(attention, "self_attn", None) or attention.attn
+        assert set(seen) == {(2, attention.qkv.weight.untyped_storage().data_ptr())}
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(small, large)
 
 
 def test_no_token_sees_a_later_one(text_generator):

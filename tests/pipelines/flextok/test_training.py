@@ -199,7 +199,8 @@ def test_the_generator_learns_resumes_and_is_published(published, parts, tmp_pat
     start = task.starting_weights(published)
     assert set(start) == set(task.model.state_dict())
     judged(published, parts, tmp_path / "figures")
-    timed(published, tmp_path / "speed.json")
+    timed(tmp_path / "speed.json", "--folder", str(published))
+    timed(tmp_path / "random.json", "--random", "--parts", str(parts))
 
 
 def judged(folder, parts, out):
@@ -214,19 +215,26 @@ def judged(folder, parts, out):
         assert figures[f"text to tokens 8/{part}"]["kind_and_colour"]["n"] == 1
         assert set(figures[f"summary/{part}"]) == {"right_with_all", "fewest_with_90", "psnr_grows"}
         assert Image.open(out / "pictures" / f"flextok_curve_{part}.png").size == (640, 360)
-        assert Image.open(out / "pictures" / f"flextok_sheet_{part}.webp").size == (5 * 128, 128)
+        sheet = Image.open(out / "pictures" / f"flextok_sheet_{part}.webp")
+        assert sheet.size == (64 + 5 * 128, 36 + 3 * (128 + 16) + 8)
     kept = {path.name: path.read_bytes() for path in out.glob("*.jsonl")}
     evaluate.main(arguments)
     assert {path.name: path.read_bytes() for path in out.glob("*.jsonl")} == kept and len(kept) == 4
 
 
-def timed(folder, out):
-    speed.main(["--folder", str(folder), "--threads", "1", "--repeats", "1", "--out", str(out)])
+def timed(out, *options):
+    threads = torch.get_num_threads()
+    try:
+        speed.main([*options, "--threads", "1", "--repeats", "1", "--out", str(out)])
+    finally:
+        torch.set_num_threads(threads)
     figures = json.loads(out.read_text())
     names = " ".join(item["name"] for item in figures["comparisons"])
     for word in ("collapsed", "truncated", "modulation", "guidance", "mixed", "cache"):
         assert word in names
     assert all(item["error"] < 1e-3 for item in figures["comparisons"])
+    assert all(item["ratio"] > 0 and item["cpu_ratio"] > 0 for item in figures["comparisons"])
+    assert sum("cache" in item["name"] for item in figures["comparisons"]) == 2
     assert set(figures["decode_seconds"]) == {"1"}
 
 
