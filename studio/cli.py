@@ -90,6 +90,11 @@ def _add_image(commands: argparse._SubParsersAction[_Parser]) -> None:
         action=argparse.BooleanOptionalAction,
         help="text tokens know their positions, for models trained with CoMPaSS (default: as trained)",
     )
+    image.add_argument(
+        "--cut-prompt",
+        action="store_true",
+        help="read only what the text encoder reads at once, to compare with the whole prompt",
+    )
     image.add_argument("--out", required=True, metavar="FILE", help="where to write: .png, .jpg or .webp")
     image.add_argument("--json", action="store_true", help="print one JSON object")
     image.set_defaults(run=_lazy("studio.commands.painting", "image"))

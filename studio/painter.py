@@ -92,8 +92,11 @@ class Painter(Protocol):
         on_progress: Callable[[ProgressReport], None] | None,
         should_stop: Callable[[], bool] | None,
         tenor: bool | None = None,
+        cut_prompt: bool = False,
     ) -> PaintingResult:
         """Paint one picture; `tenor` None is as the model was trained.
+
+        `cut_prompt` reads only what the deciding text encoder reads at once.
 
         Raises `PaintingStopped` when `should_stop` answered True.
         """

@@ -18,6 +18,7 @@ Answers are JSON unless said otherwise; a refusal is `{"error": sentence}` with 
     GET  /studio/pictures/ID/sentences     which sentences of its prompt it shows
     GET  /studio/pictures/ID/seams         how visible the borders of its tiles are
     POST /studio/pictures/ID/stages/INDEX  an earlier stage as a picture of its own -> {"job": id}
+    POST /studio/pictures/ID/cut           the same seed with the prompt cut short -> {"job": id}
     POST /studio/pictures/ID/delete and /restore
     GET  /studio/assets/...                what the page is made of
 """
@@ -82,6 +83,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         ("GET", "/studio/pictures/{id}/sentences", _sentences),
         ("GET", "/studio/pictures/{id}/seams", _seams),
         ("POST", "/studio/pictures/{id}/stages/{index:int}", _stage),
+        ("POST", "/studio/pictures/{id}/cut", _cut),
         ("POST", "/studio/pictures/{id}/delete", _delete),
         ("POST", "/studio/pictures/{id}/restore", _restore),
         ("GET", "/studio/pictures/{id}.png", _picture_file),
@@ -310,6 +312,10 @@ def _seams(visit: Visit, request: Request) -> Response:
 def _stage(visit: Visit, request: Request) -> Response:
     job = visit.stage(request.path_params["id"], request.path_params["index"])
     return JSONResponse({"job": job}, 202, _NEVER)
+
+
+def _cut(visit: Visit, request: Request) -> Response:
+    return JSONResponse({"job": visit.cut(request.path_params["id"])}, 202, _NEVER)
 
 
 def _delete(visit: Visit, request: Request) -> Response:

@@ -192,6 +192,27 @@ class Studio:
             raise StudioError("conflict", f"The stage {width}x{height} can't be painted alone.")
         return request
 
+    def cut_at(self, recipe: Recipe) -> int:
+        """Tokens that a picture's model reads at once, where its prompt has more of them; else 0."""
+        if recipe.request.cut_prompt:
+            return 0
+        try:
+            gauges = self.gauges(recipe.prompt, recipe.request.model)
+        except StudioError:
+            # its model is not here any more
+            return 0
+        return gauges[0].limit if gauges and gauges[0].tokens > gauges[0].limit else 0
+
+    def cut_request(self, recipe: Recipe) -> ImageRequest:
+        """The request for a picture's twin of the same seed, whose prompt ends where plain pipelines cut it.
+
+        Raises:
+            StudioError: nothing of the prompt would be cut, or its model is gone.
+        """
+        if not self.cut_at(recipe):
+            raise StudioError("conflict", "The model reads this prompt at once: nothing would be cut.")
+        return replace(recipe.request, prompt=recipe.prompt, style=None, steps=recipe.steps, cut_prompt=True)
+
     def painted_prompt(self, prompt: str, style: str | None) -> tuple[str, str]:
         """The text that would be painted, and a sentence when the style adds nothing ("" otherwise)."""
         return self.pictures.painted_prompt(prompt, style)

@@ -144,9 +144,16 @@ class Visit:
 
     def stage(self, image_id: str, index: int) -> str:
         """The job that paints, or painted, an earlier stage of a picture; see `Studio.stage_request`."""
-        request = self.studio.stage_request(self.picture(image_id).recipe, index)
+        return self._painted(self.studio.stage_request(self.picture(image_id).recipe, index))
+
+    def _painted(self, request: Request) -> str:
+        """The job whose picture is in the gallery already, or a new one."""
         known = self.studio.find_done(request, self._owner)
         return known if known and self.studio.gallery.has(known) else self.submit(request)
+
+    def cut(self, image_id: str) -> str:
+        """The job that paints, or painted, a picture's prompt cut short; see `Studio.cut_request`."""
+        return self._painted(self.studio.cut_request(self.picture(image_id).recipe))
 
     def seams(self, image_id: str) -> dict[str, Any]:
         """What the seam meter says about a picture, as plain JSON values.

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.compose.cutting import cut_text
 from pipelines.compose.few_steps import is_quick, load_quick
 from pipelines.compose.forecast import (
     DEFAULT_STEPS,
@@ -194,11 +195,15 @@ def paint(
     height: int,
     seed: int,
     steps: int | None = None,
+    cut_prompt: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Painting:
     """Paint one picture; the same arguments and threads give the same pixels on the same machine.
 
+    Args:
+        cut_prompt: read only what the deciding text encoder reads at once, as plain pipelines do, and no
+            emphasis: what the rest of a page and its weights are good for can be seen beside it.
     Raises:
         Cancelled: `should_stop` answered True (asked around reading the prompt, after every step and every
             tile that is decoded or encoded).
@@ -210,6 +215,9 @@ def paint(
     stages, work = count_work(model.folder, width, height, steps)
     watcher = _Watcher(stages, work, (steps, high_res_steps(model.folder, steps)), on_progress, should_stop)
     text, warnings = understood(prompt, has_emphasis=True) if model.is_storybook else (prompt, ())
+    if cut_prompt:
+        text, cut = cut_text(model.sketcher, model.pipeline, plain_words(text))
+        warnings += cut
     watcher.begin()
     generator = torch.Generator().manual_seed(seed)
     image: Image.Image | None = None

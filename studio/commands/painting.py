@@ -42,6 +42,7 @@ def image(arguments: argparse.Namespace) -> int:
         style=arguments.style,
         verify=parse_integer("verify", arguments.verify),
         tenor=arguments.tenor,
+        cut_prompt=arguments.cut_prompt,
     )
     check_writable(out)
     maker = picture_maker(settings)

@@ -274,6 +274,7 @@ class _Painting:
                 on_progress=report,
                 should_stop=news.should_stop,
                 tenor=request.tenor,
+                cut_prompt=request.cut_prompt,
             )
         if result.image.size != (width, height) or result.image.mode != "RGB":
             raise RuntimeError(f"painter gave {result.image.mode} {result.image.size} for {width}x{height}")

@@ -32,6 +32,7 @@ class PipelinePainter:
         on_progress: Callable[[ProgressReport], None] | None,
         should_stop: Callable[[], bool] | None,
         tenor: bool | None = None,
+        cut_prompt: bool = False,
     ) -> PaintingResult:
         """See `Painter`."""
         from pipelines.compose import painting
@@ -46,6 +47,7 @@ class PipelinePainter:
                 height=height,
                 seed=seed,
                 steps=steps,
+                cut_prompt=cut_prompt,
                 on_progress=on_progress,
                 should_stop=should_stop,
             )

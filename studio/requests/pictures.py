@@ -38,6 +38,8 @@ class ImageRequest(Request):
             painted from that one's seed. 1 to 16, or 0 not to look at all. Default: 0.
         tenor: Whether text tokens know their positions (CoMPaSS's TENOR), for models that were trained with
             it. Default: None, as the model was trained.
+        cut_prompt: Whether only what the model's text encoder reads at once is painted, as plain pipelines
+            do, to compare with the whole prompt. Default: False.
     Raises:
         StudioError: kind "bad_input" or "too_long", naming the field, what was given and what is allowed.
     """
@@ -53,6 +55,7 @@ class ImageRequest(Request):
     style: str | None = None
     verify: int = 0
     tenor: bool | None = None
+    cut_prompt: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", clean_prompt(self.prompt))
@@ -73,6 +76,10 @@ class ImageRequest(Request):
         check_integer("verify", self.verify, 0, MAX_VERIFY)
         if self.tenor is not None and not isinstance(self.tenor, bool):
             raise StudioError("bad_input", f"tenor: given {shown(self.tenor)}, allowed true or false.")
+        if not isinstance(self.cut_prompt, bool):
+            raise StudioError(
+                "bad_input", f"cut_prompt: given {shown(self.cut_prompt)}, allowed true or false."
+            )
 
     @property
     def size(self) -> str:

@@ -108,6 +108,7 @@ def picture_json(studio: Studio, picture: Picture) -> dict[str, Any]:
         "file_bytes": picture.path.stat().st_size if picture.path.is_file() else 0,
         "search": _search(studio, picture),
         "can_be_seen": card is not None and card.embedded and studio.registry.has("eyes"),
+        "cut_at": studio.cut_at(recipe),
         "has_borders": studio.meters.has_borders(recipe.request.width, recipe.request.height),
         "python": as_python(recipe, card),
         "shell": as_shell(recipe),

@@ -26,6 +26,7 @@ def as_python(recipe: Recipe, card: ModelCard | None) -> str:
             f"    height={request.height},",
             f"    seed={request.seed},",
             f"    steps={recipe.steps},",
+            *(["    cut_prompt=True,"] if request.cut_prompt else []),
             ")",
             'painted.image.save("picture.png")',
         ]
@@ -39,6 +40,8 @@ def as_shell(recipe: Recipe) -> str:
     words = ["--size", request.size, "--seed", str(request.seed), "--steps", str(recipe.steps)]
     if request.tenor is not None:
         words.append("--tenor" if request.tenor else "--no-tenor")
+    if request.cut_prompt:
+        words.append("--cut-prompt")
     words += ["--model", request.model, "--out", "picture.png"]
     options = shlex.join(words)
     if recipe.prompt.startswith("-"):

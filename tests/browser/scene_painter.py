@@ -37,6 +37,7 @@ class ScenePainter(DrawingPainter):
         on_progress: Callable[[Report], None] | None,
         should_stop: Callable[[], bool] | None,
         tenor: bool | None = None,
+        cut_prompt: bool = False,
     ) -> Result:
         stages = stages_of(width, height)
         course = [("encode", 0, 1)]
@@ -59,7 +60,7 @@ class ScenePainter(DrawingPainter):
         if should_stop and should_stop():
             raise PaintingStopped
         self.painted.append((prompt, seed))
-        return Result(landscape(width, height, seed), seconds, stages, peak_bytes=700_000_000)
+        return Result(landscape(width, height, seed + cut_prompt), seconds, stages, peak_bytes=700_000_000)
 
     def forecast(self, folder: Path, width: int, height: int, steps: int | None) -> Cost:
         stages = stages_of(width, height)

@@ -118,6 +118,7 @@ class DrawingPainter:
         on_progress: Callable[[Report], None] | None,
         should_stop: Callable[[], bool] | None,
         tenor: bool | None = None,
+        cut_prompt: bool = False,
     ) -> Result:
         with self._count:
             self.on_device += 1
@@ -132,6 +133,7 @@ class DrawingPainter:
                 if on_progress:
                     preview = Image.new("RGB", (64, 64), (step * 20, 90, 40)) if phase == "paint" else None
                     on_progress(Report(phase, 1, 1, step, total, fraction, width, height, preview))
+            prompt = " ".join(prompt.split()[:6]) if cut_prompt else prompt
             self.painted.append((prompt, seed))
             self.tenors.append(tenor)
             image = draw(prompt, width, height, seed, total, model)

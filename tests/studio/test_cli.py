@@ -103,6 +103,14 @@ def test_every_format_carries_the_recipe_and_replays(
     assert painter.painted == [("a red ball under a night sky", 0)] * 2
 
 
+def test_a_prompt_cut_short_is_replayed_cut_short(painter: DrawingPainter, capsys: Capture) -> None:
+    prompt = "a red ball in a meadow under the night sky"
+    assert image(prompt, "--size", "64x64", "--cut-prompt", "--out", "a.png") == 0
+    assert main(["replay", "a.png"]) == 0
+    assert painter.painted == [("a red ball in a meadow", 0)] * 2
+    assert read_recipe(Path("a.png")).request.cut_prompt
+
+
 def test_replay_writes_the_picture_again_where_it_is_told_to(
     painter: DrawingPainter, capsys: Capture
 ) -> None:

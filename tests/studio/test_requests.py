@@ -73,6 +73,14 @@ def test_model_names_are_names(name: Any) -> None:
     assert refusal(model=name).message.startswith("model: given ")
 
 
+@pytest.mark.parametrize("value", [None, 1, "yes"])
+def test_a_prompt_is_cut_or_not(value: Any) -> None:
+    assert refusal(cut_prompt=value).message.startswith("cut_prompt: given ")
+    request = ImageRequest("a cat", cut_prompt=True)
+    assert ImageRequest.from_json(request.to_json()) == request
+    assert not ImageRequest.from_json({"prompt": "a cat"}).cut_prompt, "older recipes say nothing of it"
+
+
 def test_long_prompts_have_their_own_status() -> None:
     assert refusal(prompt="a" * 20_001).http_status == 413
     assert len(ImageRequest("a" * 20_000).prompt) == 20_000
@@ -123,7 +131,7 @@ def test_json_round_trip(width: int, height: int, seed: int, steps: int | None) 
         (
             {"prompt": "a", "<b>": 1},
             "request: given unknown field '<b>', "
-            "allowed prompt, width, height, seed, steps, model, style, verify, tenor.",
+            "allowed prompt, width, height, seed, steps, model, style, verify, tenor, cut_prompt.",
         ),
     ],
 )

@@ -72,6 +72,8 @@ export const readSentences = (id) => ask(`pictures/${encodeURIComponent(id)}/sen
 export const readSeams = (id) => ask(`pictures/${encodeURIComponent(id)}/seams`);
 /** The picture that an earlier stage was, painted when it was not kept: {job}. */
 export const askForStage = (id, index) => ask(`pictures/${encodeURIComponent(id)}/stages/${index}`, post);
+/** The same seed with the prompt cut where plain pipelines cut it, painted when it is not there yet: {job}. */
+export const askForCut = (id) => ask(`pictures/${encodeURIComponent(id)}/cut`, post);
 export const readPicture = (id) => ask(`pictures/${encodeURIComponent(id)}`);
 /** Jobs and pictures for the strip. */
 export const readOverview = () => ask(`overview?mine=${mine().map(encodeURIComponent).join(",")}`);

@@ -11,10 +11,11 @@ const SEAM_SCALE = "How tile borders differ from what is beside them: 1 not at a
 
 /**
  * The block under a picture. Its buttons call `act`: restore(), again(), remove(), see(on), seams(on) and
- * compare(index or null); the last three answer with a promise that is fulfilled when the wall shows it.
+ * compare(index, "cut" or null); the last three answer with a promise that is fulfilled when the wall shows it.
  */
 export function makeCaption(picture, act) {
   const { request } = picture;
+  const comparing = oneAtATime(act);
   const facts = [
     size(request.width, request.height),
     `seed ${request.seed}`,
@@ -39,11 +40,12 @@ export function makeCaption(picture, act) {
       h("button", { type: "button", class: "t-button", on: { click: act.again } }, icon(ICONS.dice), "New seed"),
       h("button", { type: "button", class: "t-button", on: { click: act.restore } }, icon(ICONS.restore), "Use these settings"),
     ),
-    stages(picture, act),
+    stages(picture, comparing),
     h(
       "div",
       { class: "t-row t-quiet" },
       picture.can_be_seen && toggle("What the eyes see", ICONS.eye, act.see),
+      picture.cut_at > 0 && cutPrompt(picture, comparing),
       picture.has_borders && seamMeter(act),
       sendTo("tokens", "Turn into tokens", picture),
       sendTo("video", "Set in motion", picture),
@@ -94,16 +96,31 @@ function seamMeter(act) {
   return meter;
 }
 
+/** Makes buttons that lay another picture over this one, of which one at a time is pressed. */
+function oneAtATime(act) {
+  const buttons = [];
+  return (label, shape, what) => {
+    const button = toggle(label, shape, async (on) => {
+      await act.compare(on ? what : null);
+      for (const other of buttons) if (other !== button) other.setAttribute("aria-pressed", "false");
+    });
+    buttons.push(button);
+    return button;
+  };
+}
+
+/** The button that lays beside the picture what the same seed gives for the prompt cut where plain pipelines cut it. */
+function cutPrompt(picture, comparing) {
+  const button = comparing("Compare with the cut prompt", ICONS.cut, "cut");
+  button.title = `Paint it once more from the first ${picture.cut_at} tokens of the prompt, which the text encoder reads at once`;
+  return button;
+}
+
 /** The stages a picture grew through; pressing an earlier one lays it, enlarged, beside what was painted. */
-function stages(picture, act) {
+function stages(picture, comparing) {
   if (picture.stages.length < 2) return null;
   const last = picture.stages.length - 1;
-  const chips = picture.stages.slice(0, last).map(([width, height], index) =>
-    toggle(size(width, height), null, async (on) => {
-      await act.compare(on ? index : null);
-      for (const other of chips) if (other !== chips[index]) other.setAttribute("aria-pressed", "false");
-    }),
-  );
+  const chips = picture.stages.slice(0, last).map((stage, index) => comparing(size(...stage), null, index));
   chips.forEach((chip, index) => {
     chip.title = "Compare with this stage, enlarged";
     // what it looked like when the next stage grew from it

@@ -246,7 +246,7 @@ export class Easel {
         remove: () => this.remove(picture),
         see: (on) => this.exhibit.see(on),
         seams: (on) => this.exhibit.seams(on),
-        compare: (index) => this.exhibit.compare(index),
+        compare: (what) => this.exhibit.compare(what),
       }),
     );
     this.refreshStrip();

@@ -1,6 +1,6 @@
 // A finished picture on the wall: as it is or in the viewer, with what the eyes see, beside an earlier stage.
 
-import { address, askForStage, readSeams, readSeen, watchJob } from "./backend.js";
+import { address, askForCut, askForStage, readSeams, readSeen, watchJob } from "./backend.js";
 import { boxLayer } from "./boxes.js";
 import { h } from "./dom.js";
 import { openViewer } from "./viewer.js";
@@ -93,23 +93,26 @@ export class Exhibit {
     else if (this.boxes.length) this.easel.frame.append(boxLayer(this.boxes));
   }
 
-  /** Lay an earlier stage, enlarged, over the left half; null takes it away. */
-  async compare(index) {
-    if (index === null) {
+  /**
+   * Lay another picture over the left half: an earlier stage, enlarged, by its index, or "cut", what the same seed
+   * gives for the prompt cut short. null takes it away.
+   */
+  async compare(what) {
+    if (what === null) {
       this.viewer?.compare(null);
       return;
     }
-    const { job } = await askForStage(this.picture.id, index);
+    const { job } = await (what === "cut" ? askForCut(this.picture.id) : askForStage(this.picture.id, what));
     for (;;) {
       const state = await watchJob(job);
       if (!this.isCurrent()) return;
       if (state.state === "done") break;
-      if (state.is_final) throw new Error(state.error || "The stage was not painted");
+      if (state.is_final) throw new Error(state.error || "The other picture was not painted");
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
     await this.hangViewer();
-    const [width, height] = this.picture.stages[index];
-    this.viewer?.compare({ url: address(`pictures/${job}.png`), label: `${size(width, height)}, enlarged` });
+    const label = what === "cut" ? `first ${this.picture.cut_at} tokens` : `${size(...this.picture.stages[what])}, enlarged`;
+    this.viewer?.compare({ url: address(`pictures/${job}.png`), label });
   }
 
   close() {

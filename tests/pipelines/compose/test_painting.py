@@ -202,6 +202,24 @@ def test_editing_one_sentence_of_a_page_encodes_one_block(own_folder):
     assert np.array_equal(np.asarray(warm.image), np.asarray(cold.image))
 
 
+def test_a_prompt_is_cut_where_plain_pipelines_cut_it(model):
+    page = "a red cat on a beach. " * 120
+    whole, cut = (run(model, prompt=page, cut_prompt=choice) for choice in (False, True))
+    assert whole.warnings == ()
+    length = len(model.pipeline.tokenizer_2(page, verbose=False).input_ids) - 1
+    sentence = f"Only the first 511 of the prompt's {length} tokens were read, as it was asked for."
+    assert cut.warnings == (sentence,)
+    # 73 sentences of 7 tokens fill the window
+    assert np.array_equal(np.asarray(cut.image), np.asarray(run(model, prompt=page[: 73 * 22]).image))
+    assert not np.array_equal(np.asarray(cut.image), np.asarray(whole.image))
+    plain, short = (
+        run(model, prompt=text, cut_prompt=True) for text in (PROMPT, "a (red:2) ball in a meadow")
+    )
+    assert plain.warnings == short.warnings == ()
+    for painted in (plain, short):
+        assert np.array_equal(np.asarray(painted.image), np.asarray(run(model).image))
+
+
 def test_other_models_are_not_measured_by_storybooks_words(own_folder, tmp_path):
     other = load_model(own_folder.rename(tmp_path / "mine"))
     painted = run(other, prompt="an astronaut riding a horse")

@@ -107,6 +107,17 @@ def test_emphasis_changes_the_sketch_and_brackets_alone_are_text(model):
     assert model.sketcher.plans == ()  # read as in training
 
 
+def test_a_prompt_is_cut_where_clip_ends(model):
+    small = {"width": 64, "height": 64}
+    page = "a red cat on a beach. " * 12
+    cut = run(model, prompt=page, cut_prompt=True, **small)
+    (warning,) = cut.warnings
+    assert warning == "Only the first 75 of the prompt's 96 tokens were read, as it was asked for."
+    assert model.sketcher.plans == () or len(model.sketcher.plans[0][0].segments) == 1  # read at once
+    assert np.array_equal(pixels(cut), pixels(run(model, prompt=page[: 9 * 22 + 7], **small)))
+    assert not np.array_equal(pixels(cut), pixels(run(model, prompt=page, **small)))
+
+
 def test_what_was_painted_before_changes_no_bit_of_a_page(weights):
     page = "a red cat on a beach. a blue ball. " * 12
     small = {"width": 64, "height": 64}

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.studio.conftest import finished
+from tests.studio.painters import WordMeters
 
 GOOD = {"prompt": "a red ball", "width": 128, "height": 64, "seed": 3, "steps": 2}
 
@@ -54,6 +55,27 @@ def test_sentences_are_told_of_where_there_are_eyes(served):
     answer = served.http.get(f"/studio/pictures/{name}/sentences")
     assert (answer.status_code, answer.json()["sentences"]) == (200, []), "this studio has no eyes"
     assert served.http.get("/studio/pictures/nothing/sentences").status_code == 404
+
+
+def test_a_long_prompt_is_painted_cut_short_on_demand(served, monkeypatch):
+    monkeypatch.setattr(served.studio, "meters", WordMeters())
+    short, long = (
+        paint(served, prompt="a red ball"),
+        paint(served, prompt="a red ball and a blue cat under a tree"),
+    )
+    facts = [served.http.get(f"/studio/pictures/{name}").json() for name in (short, long)]
+    assert [fact["cut_at"] for fact in facts] == [0, 8]
+    refused = served.http.post(f"/studio/pictures/{short}/cut")
+    assert (refused.status_code, refused.json()["kind"]) == (409, "conflict")
+    answer = served.http.post(f"/studio/pictures/{long}/cut")
+    assert answer.status_code == 202
+    cut = answer.json()["job"]
+    finished(served.studio, cut)
+    made = served.http.get(f"/studio/pictures/{cut}").json()
+    assert made["request"] == {**facts[1]["request"], "cut_prompt": True} and made["cut_at"] == 0
+    assert "--cut-prompt" in made["shell"] and "cut_prompt=True" in made["python"]
+    assert served.painter.painted[-1][0] == "a red ball and a blue"
+    assert served.http.post(f"/studio/pictures/{long}/cut").json()["job"] == cut, "painted once"
 
 
 def test_seams_are_measured_where_a_picture_has_tiles(served):
@@ -318,7 +340,17 @@ def test_the_named_endpoint_paints(served):
 )
 def test_the_named_endpoint_refuses_in_one_sentence(served, changes, sentence):
     event, data = served.call(
-        "image", list({**GOOD, "model": "storybook", "style": None, **changes, "tenor": None}.values())
+        "image",
+        list(
+            {
+                **GOOD,
+                "model": "storybook",
+                "style": None,
+                **changes,
+                "tenor": None,
+                "cut_prompt": False,
+            }.values()
+        ),
     )
     assert event == "error" and sentence in json.loads(data)["error"]
 

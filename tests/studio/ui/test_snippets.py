@@ -50,7 +50,9 @@ def test_the_command_names_everything_that_decides() -> None:
     assert words[:5] == ["python", "-m", "studio", "image", PROMPT]
     for pair in (["--size", "192x96"], ["--seed", "3"], ["--steps", "9"], ["--model", "storybook-flux"]):
         assert pair == words[words.index(pair[0]) :][:2]
-    assert "--no-tenor" in words
+    assert "--no-tenor" in words and "--cut-prompt" not in words
+    words = shlex.split(as_shell(recipe_of(ImageRequest(PROMPT, cut_prompt=True), result)))
+    assert "--cut-prompt" in words
 
 
 @pytest.mark.parametrize(
