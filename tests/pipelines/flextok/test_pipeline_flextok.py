@@ -80,7 +80,7 @@ def test_switches_change_nothing(flextok, solver, norm_guidance):
             batch_guidance=fast,
         )
         found.append(flextok.sample_latents(TOKENS, [3, 2], options, latents=noise))
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-4)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=3e-4)
 
 
 def test_guidance_of_one_needs_no_second_pass(flextok):

@@ -142,7 +142,7 @@ def test_align_learns_resumes_and_restarts(model, t5, tmp_path):
     run.save()
     expected = run.train_step()["loss"]
     again = run_of(build(), tmp_path / "a", 10_000)
-    assert again.samples == 40 and again.train_step()["loss"] == pytest.approx(expected, rel=1e-3)
+    assert again.samples == 40 and again.train_step()["loss"] == pytest.approx(expected, rel=1e-2)
     metrics = run.evaluate()
     assert metrics["held_out_loss"] > 0 and (tmp_path / "a" / "sheet.png").exists()
     publish("align", tmp_path / "a", tmp_path / "published", t5)

@@ -75,7 +75,8 @@ def test_saved_and_loaded_detectors_agree(cls, tmp_path):
     x = torch.rand(1, 3, 64, 64)
     assert tuple(again.config.kinds) == KINDS and set(again.config.widths) == {16}
     for name in DenseOutput.__dataclass_fields__:
-        assert torch.equal(getattr(model(x), name), getattr(again(x), name)), name
+        # how weights lie in memory decides about the last bits
+        torch.testing.assert_close(getattr(model(x), name), getattr(again(x), name), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 4, 64, 64), (1, 3, 16, 64)])

@@ -90,7 +90,8 @@ def test_guidance_and_negative_prompts_count(video_pipeline, made):
 def test_embeddings_stand_for_texts(video_pipeline, made):
     states = video_pipeline.encode_prompt(["a red ball", ""])
     own = film(video_pipeline, None, prompt_embeds=states[:1], negative_prompt_embeds=states[1:], num_clips=2)
-    assert np.array_equal(pixels(own.frames[0]), pixels(made.frames[0][:6]))
+    apart = pixels(own.frames[0]).astype(int) - pixels(made.frames[0][:6])
+    assert np.abs(apart).max() <= 1  # how tensors lie in memory decides about the last bits
 
 
 def test_given_latents_are_the_first_clips_noise(video_pipeline):
