@@ -137,6 +137,20 @@ class Painter:
         return self.pipe(**embeds, **options).images
 
 
+def long_clip_note(folder: Path | None) -> str:
+    """What has to be said about the text encoder of 248 positions, or ""."""
+    from transformers import CLIPTextModel
+
+    from pipelines.longalign.long_clip import is_plain_stretch
+
+    if folder is not None:
+        tower = CLIPTextModel.from_pretrained(folder / "text_encoder")
+        table = getattr(tower, "text_model", tower).embeddings.position_embedding.weight
+        if not is_plain_stretch(table.detach()):
+            return ""
+    return "untrained stretch"
+
+
 def _use_long_clip(pipe: LongAlignPipeline, folder: Path | None) -> None:
     """Give a pipeline the text encoder of a folder, or its own stretched one."""
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -216,8 +230,10 @@ def evaluate(setting: Setting, only: Sequence[str] | None = None) -> dict[str, A
     drawn = space.project(features)
     table = {}
     for reading in chosen_readings(setting, only):
-        table[reading.name] = measure(reading, setting, judge, space, drawn)
-        print(row(reading.name, table[reading.name]), flush=True)
+        table[reading.name] = figures = measure(reading, setting, judge, space, drawn)
+        if reading.long_clip and (note := long_clip_note(setting.long_clip)):
+            figures["note"] = note
+        print(row(reading.name, figures), flush=True)
     pipe = LongAlignPipeline.from_pretrained(setting.folder)
     times = measure_encoding(pipe.text_encoder, pipe.tokenizer)
     for name, seconds in times.items():
@@ -240,7 +256,8 @@ def row(name: str, figures: dict[str, Any]) -> str:
     low, high = share["ci95"]
     parts = "  ".join(f"{kind} {figures['attributes'][kind]['value']:.1%}" for kind in ATTRIBUTES)
     ends = f"frechet {figures['frechet']:.2f}  diversity {figures['diversity']:.2f}"
-    return f"{name:20} {share['value']:6.1%} [{low:.1%}, {high:.1%}]  {parts}  {ends}"
+    note = f"  ({figures['note']})" if "note" in figures else ""
+    return f"{name:20} {share['value']:6.1%} [{low:.1%}, {high:.1%}]  {parts}  {ends}{note}"
 
 
 def paint_grid(setting: Setting, only: Sequence[str] | None, columns: int = 6) -> Image.Image:
@@ -264,7 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--longalign", type=Path, help="default: the folder's own `longalign`, where it has one"
     )
-    parser.add_argument("--long-clip", type=Path, help="a text encoder of 248 positions (default: stretched)")
+    parser.add_argument(
+        "--long-clip", type=Path, help="a text encoder of 248 positions (default: untrained stretch)"
+    )
     parser.add_argument("--only", nargs="+", help="names of readings (default: all)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)

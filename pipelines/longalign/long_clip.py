@@ -44,6 +44,18 @@ def stretch_positions(table: Tensor, keep: int = KEPT, ratio: int = RATIO) -> Te
     return torch.cat([table[:keep], between, beyond])
 
 
+def is_plain_stretch(table: Tensor, keep: int = KEPT, ratio: int = RATIO) -> bool:
+    """Whether a table `[M, W]` is what `stretch_positions` makes of a shorter one, no training added.
+
+    Rounding to half precision is no training.
+    """
+    short = torch.cat([table[:keep], table[keep::ratio]]).float()
+    if len(short) < keep + 2 or len(table) != keep + ratio * (len(short) - keep):
+        return False
+    gap = (stretch_positions(short, keep, ratio) - table.float()).abs().max()
+    return bool(gap <= 2e-3 * table.float().abs().max())
+
+
 def effective_positions(frozen: Tensor, trained: Tensor, keep: int = KEPT) -> Tensor:
     """The table a checkpoint really uses: rows below `keep` from the frozen one, others from the trained."""
     return torch.cat([frozen[:keep], trained[keep:]])

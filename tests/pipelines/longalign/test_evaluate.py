@@ -77,6 +77,19 @@ def test_a_table_is_measured_kept_and_resumed(folders, tmp_path, monkeypatch):
     assert json.loads(out.read_text())["readings"] == table["readings"]
 
 
+def test_an_untrained_stretch_is_called_so(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(encoding_time, "REPEATS", 1)
+    out = tmp_path / "table.json"
+    evaluate.main(arguments(folders, tmp_path, "--only", "long-clip 248", "truncated at 77", "--out", out))
+    readings_ = json.loads(out.read_text())["readings"]
+    assert (
+        readings_["long-clip 248"]["note"] == "untrained stretch"
+        and "note" not in readings_["truncated at 77"]
+    )
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("long-clip 248")]
+    assert len(lines) == 1 and lines[0].endswith("(untrained stretch)")
+
+
 def test_an_unknown_reading_is_refused(folders, tmp_path):
     with pytest.raises(ValueError, match="'magic'"):
         evaluate.main(arguments(folders, tmp_path, "--only", "magic"))

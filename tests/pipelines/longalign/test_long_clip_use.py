@@ -8,6 +8,7 @@ from pipelines.longalign.conditioning import LongPromptEncoder
 from pipelines.longalign.convert_long_clip import main as convert_main
 from pipelines.longalign.long_clip import (
     component_matching_loss,
+    is_plain_stretch,
     principal_components,
     stretch_positions,
     stretch_text_encoder,
@@ -32,6 +33,16 @@ def test_stretching_row_by_row(rows, keep, ratio):
     stretched = stretch_positions(table, keep, ratio)
     assert len(stretched) == keep + ratio * (rows - keep)
     torch.testing.assert_close(stretched, by_rows(table, keep, ratio), rtol=1e-6, atol=1e-6)
+
+
+def test_a_stretch_without_training_is_recognised():
+    table = 0.02 * torch.randn(77, 16)
+    stretched = stretch_positions(table)
+    assert is_plain_stretch(stretched) and is_plain_stretch(stretched.half())
+    trained = stretched.clone()
+    trained[130] += 0.001
+    assert not is_plain_stretch(trained)
+    assert not is_plain_stretch(table) and not is_plain_stretch(0.02 * torch.randn(248, 16))
 
 
 def test_too_few_positions_are_refused():

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from pipelines import LongAlignPipeline
 from pipelines.longalign import (
+    convert_long_clip,
     measure_reference,
     preference_model,
     train_align,
@@ -18,6 +19,7 @@ from pipelines.longalign import (
     train_parts,
     train_reward,
 )
+from pipelines.longalign.evaluate import long_clip_note
 from pipelines.longalign.parts import LongAlignParts, read_lora
 from pipelines.longalign.publish import main as publish_main
 from pipelines.longalign.train import RECIPES, _reward
@@ -239,6 +241,32 @@ def test_long_clip_learns_and_keeps_its_first_positions(clip, tmp_path):
     assert set(task.evaluate(task.model.eval(), tmp_path)) == {
         "held_out_long_top1_of_64", "held_out_short_top1_of_64"
     }  # fmt: skip
+
+
+def test_a_trained_stretch_is_published_for_stock_pipelines(clip, model, tmp_path, capsys):
+    task = LongCLIPTask(clip)
+    run = run_of(task, tmp_path / "state", 10_000, batch=4)
+    losses_of(run, 2)
+    run.evaluate()
+    folder, options = tmp_path / "long", ["--state", str(tmp_path / "state")]
+    publish_main(["long-clip", *options, "--folder", str(folder), "--clip", str(clip)])
+    tower = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    ids = CLIPTokenizer.from_pretrained(folder / "tokenizer")("a red cat. " * 90, truncation=True).input_ids
+    assert len(ids) == 248
+    own = {**CLIPModel.from_pretrained(clip).state_dict()}
+    averaged = torch.load(tmp_path / "state" / "ema.pt", weights_only=True)
+    name = "text_model.encoder.layers.0.mlp.fc1.weight"
+    assert not torch.equal(averaged[name].float(), own[name].float())
+    inner = getattr(tower, "text_model", tower)
+    torch.testing.assert_close(
+        inner.encoder.layers[0].mlp.fc1.weight, averaged[name].float(), rtol=1e-3, atol=1e-4
+    )
+    assert long_clip_note(folder) == "" and long_clip_note(None) == "untrained stretch"
+    convert_long_clip.main(["--folder", str(model), "--out", str(tmp_path / "plain")])
+    assert long_clip_note(tmp_path / "plain") == "untrained stretch"
+    with pytest.raises(SystemExit):
+        publish_main(["long-clip", *options, "--folder", str(folder)])
+    assert "long-clip needs --clip" in capsys.readouterr().err
 
 
 def two_at_a_time(options):
