@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.compose.few_steps import HIGH_RES_STEPS as FEW_HIGH_RES_STEPS
 from pipelines.compose.few_steps import is_quick
-from pipelines.compose.sketching import enlarger_of, sketch_facts, sketches
+from pipelines.compose.sketching import enlarger_of, is_distilled, sketch_facts, sketches
 from pipelines.runtime import available_bytes
 from pipelines.scale_dit.stages import DENSE_LIMIT, Stage, plan_stages
 from pipelines.scale_dit.tiles import count_tiles
@@ -106,8 +106,9 @@ def _count_sketched(folder: Path, width: int, height: int, steps: int) -> tuple[
     else:
         stages, work = count_work(enlarger, width, height, DEFAULT_STEPS)
     # most weights of a UNet work one level down, on a quarter of the latents; two bytes each, two passes
+    # where there is guidance
     latents = stages[0].height * stages[0].width / 64
-    first = 2 * steps * unet_bytes * latents / 4
+    first = (1 if is_distilled(folder, steps) else 2) * steps * unet_bytes * latents / 4
     return stages, replace(work, stages=(first, *work.stages[1:]))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.compose.cutting import cut_text
-from pipelines.compose.few_steps import is_quick, load_quick
+from pipelines.compose.few_steps import FEW, is_quick, load_quick
 from pipelines.compose.forecast import (
     DEFAULT_STEPS,
     Forecast,
@@ -20,7 +20,14 @@ from pipelines.compose.forecast import (
     high_res_steps,
     learn_speed,
 )
-from pipelines.compose.sketching import LONGEST_TEXT, enlarger_of, load_sketcher, sketch, sketches
+from pipelines.compose.sketching import (
+    LONGEST_TEXT,
+    enlarger_of,
+    is_distilled,
+    load_sketcher,
+    sketch,
+    sketches,
+)
 from pipelines.compose.spatial import add_compass, tenor_positions
 from pipelines.longalign.prompt_weights import plain_words, rewrite_words, uses_syntax
 from pipelines.runtime import choose_runtime, peak_bytes
@@ -36,6 +43,9 @@ if TYPE_CHECKING:
     from pipelines.longalign.plan import PromptPlan
 
 DETAIL_ADAPTER = "scale-dit-lora"  # folder in a model folder: Scale-DiT's LoRA for the stages after the first
+FEW_REMARK = f"Painted by weights for few steps, without guidance; from {FEW + 1} steps on by the full ones."
+# noise level at which further stages begin: what the adapter learned; without it objects lose parts from 0.5 on
+ADAPTED_STRENGTH, PLAIN_STRENGTH = 0.5, 0.35
 PREVIEW_EVERY_S = 0.3
 PREVIEW_SHARE = 0.1  # of the time that previews may take, on slow machines
 PREVIEW_LATENTS = 32  # longest side of what a preview decodes, in latents
@@ -224,7 +234,9 @@ def paint(
     unread: tuple[str, ...] = ()
     backend = "dense"
     if model.sketcher is not None:
-        image = sketch(model.sketcher, text, stages[0], steps, generator, watcher.on_sketch_step)
+        few = is_distilled(model.folder, steps)
+        image = sketch(model.sketcher, text, stages[0], steps, generator, watcher.on_sketch_step, few)
+        warnings += (FEW_REMARK,) if few else ()
         if image is None:
             raise Cancelled
         watcher.on_sketch(image)
@@ -278,6 +290,7 @@ def _paint_stages(
             width=size.width,
             num_inference_steps=watcher.steps,
             high_res_steps=watcher.high_res_steps,
+        high_res_strength=ADAPTED_STRENGTH if pipeline.lora_routing else PLAIN_STRENGTH,
             generator=generator,
             callback_on_step_end=watcher.on_step,
             callback_on_step_end_tensor_inputs=["denoised"],

@@ -7,11 +7,13 @@ Free of torch until something is loaded: forecasts ask here too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.compose.few_steps import FEW
 from pipelines.compose.spatial import add_compass, tenor_positions
 
 if TYPE_CHECKING:
@@ -43,6 +45,11 @@ def enlarger_of(folder: Path) -> Path | None:
     return beside if folder.name.startswith("storybook") and beside.is_dir() else None
 
 
+def is_distilled(folder: Path, steps: int) -> bool:
+    """Whether so many steps are painted by LongAlign's distilled stage, without guidance."""
+    return steps <= FEW and (folder / ALIGNED / "lcm").is_dir()
+
+
 def sketch_facts(folder: Path) -> tuple[int, int]:
     """(side in px of the square that the UNet was trained on, bytes of its weights).
 
@@ -67,6 +74,7 @@ def load_sketcher(folder: Path, dtype: torch.dtype, device: str, compass: Path |
     import torch
 
     from pipelines.compass.support import adapter_scales
+    from pipelines.longalign.parts import FULL_PICTURE, LongAlignParts
     from pipelines.longalign.pipeline_longalign import LongAlignPipeline
     from pipelines.longalign.plan import WHERE_MEANT
 
@@ -74,10 +82,11 @@ def load_sketcher(folder: Path, dtype: torch.dtype, device: str, compass: Path |
     add_compass(pipeline, folder, compass)
     if (folder / ALIGNED).is_dir():
         before = adapter_scales(pipeline.unet)
-        pipeline.load_longalign(folder / ALIGNED)
-        scales = {**adapter_scales(pipeline.unet), **before}  # it switches other adapters off
-        if before:
-            pipeline.unet.set_adapters(list(scales), list(scales.values()))
+        loras = LongAlignParts.read(folder / ALIGNED).loras
+        pipeline.load_longalign(folder / ALIGNED, dict.fromkeys(loras, 1.0))
+        # it switches other adapters off, and those for few steps on
+        own = {name: float(name in FULL_PICTURE) for name in loras}
+        _set_adapters(pipeline.unet, {**own, **before})
     # alone: what was painted before must not change a bit of the same request
     pipeline.prompt_settings = replace(
         pipeline.prompt_settings, max_rows=LONGEST_TEXT, weights=WHERE_MEANT, alone=True
@@ -87,6 +96,33 @@ def load_sketcher(folder: Path, dtype: torch.dtype, device: str, compass: Path |
     return pipeline
 
 
+def _set_adapters(unet: Any, strengths: Mapping[str, float]) -> None:
+    """Let adapters act as strongly as it says, those of strength 0 not at all."""
+    acting = {name: strength for name, strength in strengths.items() if strength}
+    if acting:
+        unet.enable_adapters()
+        unet.set_adapters(list(acting), list(acting.values()))
+    elif strengths:
+        unet.disable_adapters()
+
+
+@contextmanager
+def _distilled(pipeline: Any) -> Iterator[None]:
+    """For one picture: LongAlign's LoRAs for few steps, as far as they are there, and their scheduler."""
+    from pipelines.compass.support import adapter_scales
+    from pipelines.longalign.parts import FEW_STEPS, LORA_NAMES
+
+    scheduler, before = pipeline.scheduler, adapter_scales(pipeline.unet)
+    few = {name: float(name in FEW_STEPS) for name in before if name in LORA_NAMES}
+    pipeline.use_few_steps()
+    _set_adapters(pipeline.unet, {**before, **few})
+    try:
+        yield
+    finally:
+        pipeline.register_modules(scheduler=scheduler)
+        _set_adapters(pipeline.unet, before)
+
+
 def sketch(
     pipeline: Any,
     prompt: str,
@@ -94,8 +130,12 @@ def sketch(
     steps: int,
     generator: torch.Generator,
     on_step: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]],
+    few: bool = False,
 ) -> Image.Image | None:
     """The first stage's picture; None when `on_step` stopped the pipeline.
+
+    Args:
+        few: paint by the distilled weights; see `is_distilled`.
 
     What CLIP reads at once is encoded as in training; longer texts, and those with emphasis or `BREAK`,
     sentence by sentence, as all of them are once the weights are aligned to that.
@@ -111,14 +151,14 @@ def sketch(
     else:
         asked, plain = pipeline.encode_prompt(prompt, pipeline.device, 1, True)
         plans = pipeline.plans
-    with tenor_positions(pipeline, plans[0] if plans else ()):
+    with tenor_positions(pipeline, plans[0] if plans else ()), _distilled(pipeline) if few else nullcontext():
         result = pipeline(
             prompt_embeds=asked,
             negative_prompt_embeds=plain,
             height=stage.height,
             width=stage.width,
             num_inference_steps=steps,
-            guidance_scale=GUIDANCE,
+            guidance_scale=0.0 if few else GUIDANCE,
             generator=generator,
             callback_on_step_end=on_step,
         )

@@ -81,9 +81,10 @@ class PipelinePainter:
 
     def few_steps(self, folder: Path) -> int:
         """See `Painter`."""
-        from pipelines.compose import few_steps
+        from pipelines.compose.few_steps import FEW, is_quick
+        from pipelines.compose.sketching import is_distilled
 
-        return few_steps.FEW if few_steps.is_quick(folder, few_steps.FEW) else 0
+        return FEW if is_quick(folder, FEW) or is_distilled(folder, FEW) else 0
 
     def unknown_words(self, prompt: str) -> list[str]:
         """See `Painter`."""

@@ -9,9 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.compass.support import adapter_scales
 from pipelines.compose import painting, sketching
 from pipelines.compose.forecast import count_work, forecast
 from pipelines.compose.painting import Cancelled, load_model, paint
+from pipelines.longalign.lora import lora_config
+from pipelines.longalign.parts import LORA_NAMES, LongAlignParts, write_lora
 from tests.pipelines.longalign.conftest import sd_parts
 
 PROMPT = "a red ball in a meadow"
@@ -151,6 +154,81 @@ def test_alone_it_paints_small_pictures_only(weights):
 def test_more_steps_of_the_sketch_cost_more(weights):
     first, second = (count_work(weights / "storybook-small", 256, 128, steps)[1] for steps in (10, 20))
     assert 2 * first.stages[0] == second.stages[0] > 0 and first.stages[1:] == second.stages[1:]
+
+
+@pytest.fixture(scope="module")
+def distilled(weights, tmp_path_factory):
+    """The tiny model with random LoRAs of all of LongAlign's stages."""
+    from peft import get_peft_model_state_dict
+
+    folder = shutil.copytree(weights / "mine", tmp_path_factory.mktemp("distilled") / "mine")
+    LongAlignParts("smart", 80, ()).write(folder / "longalign")
+    generator = torch.Generator().manual_seed(0)
+    for name in LORA_NAMES:
+        unet = sd_parts()["unet"]
+        unet.add_adapter(lora_config(unet, rank=2), adapter_name=name)
+        state = get_peft_model_state_dict(unet, adapter_name=name)
+        write_lora(
+            folder / "longalign",
+            name,
+            {key: 0.2 * torch.randn(value.shape, generator=generator) for key, value in state.items()},
+        )
+    return folder
+
+
+def stock(folder, loras, steps, *, few):
+    """What LongAlign's own pipeline paints with these LoRAs."""
+    from pipelines import LongAlignPipeline
+
+    pipe = LongAlignPipeline.from_pretrained(folder, dtype=torch.bfloat16)
+    pipe.load_longalign(folder / "longalign", dict.fromkeys(loras, 1.0))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.vae.to(memory_format=torch.channels_last)
+    if few:
+        pipe.use_few_steps()
+    seed = torch.Generator().manual_seed(1)
+    return np.asarray(
+        pipe(
+            PROMPT, height=64, width=64, num_inference_steps=steps, generator=seed,
+            guidance_scale=0.0 if few else sketching.GUIDANCE,
+        ).images[0]
+    )  # fmt: skip
+
+
+def test_few_steps_take_the_distilled_stages_and_more_the_full_ones(distilled):
+    small = {"width": 64, "height": 64}
+    model = load_model(distilled)
+    full = run(model, steps=9, **small)
+    few, again = (run(model, steps=4, **small) for _ in range(2))
+    assert full.warnings == () and few.warnings == (painting.FEW_REMARK,)
+    assert np.array_equal(pixels(few), stock(distilled, ("align", "lcm", "reward_lcm"), 4, few=True))
+    assert np.array_equal(pixels(few), pixels(again))
+    # and afterwards everything is as it was
+    assert np.array_equal(pixels(run(model, steps=9, **small)), pixels(full))
+    assert np.array_equal(pixels(full), stock(distilled, ("align", "reward"), 9, few=False))
+    work = {steps: count_work(distilled, 64, 64, steps)[1].stages[0] for steps in (8, 9)}
+    assert work[9] / 9 == 2 * work[8] / 8
+
+
+def test_a_stopped_picture_of_few_steps_leaves_the_full_stages_behind(distilled):
+    model = load_model(distilled)
+    names = {"align": 1.0, "reward": 1.0, "lcm": 0.0, "reward_lcm": 0.0}
+    assert adapter_scales(model.sketcher.unet) == names
+    asked = iter([False, True])
+    with pytest.raises(Cancelled):
+        run(model, steps=4, width=64, height=64, should_stop=lambda: next(asked, True))
+    assert adapter_scales(model.sketcher.unet) == names
+    assert type(model.sketcher.scheduler).__name__ == "DDIMScheduler"
+
+
+def test_without_distilled_weights_few_steps_are_guided(distilled, tmp_path):
+    folder = shutil.copytree(distilled, tmp_path / "mine")
+    shutil.rmtree(folder / "longalign" / "lcm")
+    shutil.rmtree(folder / "longalign" / "reward_lcm")
+    LongAlignParts("smart", 80, ("align", "reward")).write(folder / "longalign")
+    painted = run(load_model(folder), steps=4, width=64, height=64)
+    assert painted.warnings == () and not sketching.is_distilled(folder, 4)
+    assert np.array_equal(pixels(painted), stock(folder, ("align", "reward"), 4, few=False))
 
 
 def test_a_damaged_folder_is_refused(weights, tmp_path):

@@ -205,4 +205,5 @@ def test_a_model_with_an_adapter_for_few_steps_says_how_many(tmp_path: Path) -> 
     painter = PipelinePainter()
     assert painter.few_steps(tmp_path) == 0
     (tmp_path / "fast-lora").mkdir()
-    assert painter.few_steps(tmp_path) == 8
+    (tmp_path / "sd" / "longalign" / "lcm").mkdir(parents=True)
+    assert painter.few_steps(tmp_path) == painter.few_steps(tmp_path / "sd") == 8
