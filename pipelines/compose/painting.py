@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 DETAIL_ADAPTER = "scale-dit-lora"  # folder in a model folder: Scale-DiT's LoRA for the stages after the first
 FEW_REMARK = f"Painted by weights for few steps, without guidance; from {FEW + 1} steps on by the full ones."
-# noise level at which further stages begin: what the adapter learned; without it objects lose parts from 0.5 on
+# noise level at which further stages begin: what the adapter learned; without it objects lose parts at 0.5
 ADAPTED_STRENGTH, PLAIN_STRENGTH = 0.5, 0.35
 PREVIEW_EVERY_S = 0.3
 PREVIEW_SHARE = 0.1  # of the time that previews may take, on slow machines
@@ -290,7 +290,7 @@ def _paint_stages(
             width=size.width,
             num_inference_steps=watcher.steps,
             high_res_steps=watcher.high_res_steps,
-        high_res_strength=ADAPTED_STRENGTH if pipeline.lora_routing else PLAIN_STRENGTH,
+            high_res_strength=ADAPTED_STRENGTH if pipeline.lora_routing else PLAIN_STRENGTH,
             generator=generator,
             callback_on_step_end=watcher.on_step,
             callback_on_step_end_tensor_inputs=["denoised"],

@@ -5,7 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # beginnings or parts of messages that libraries print on every import or load
-NOTICES = ("requires torchvision", "xFormers", "XFORMERS", "A matching Triton is not available")
+NOTICES = (
+    "requires torchvision",
+    "xFormers",
+    "XFORMERS",
+    "A matching Triton is not available",
+    "No LoRA keys associated",  # an adapter of the transformer has none for the text encoders
+    "should be kept in float32: []",
+)
 LOGGERS = ("diffusers", "transformers", "xformers")
 
 
