@@ -37,9 +37,11 @@ class Door(ModuleType):
 
     def paint(
         self, model: Any, *, prompt: str, width: int, height: int, seed: int, steps: int | None = None,
-        on_progress: Any = None, should_stop: Any = None,
+        cut_prompt: bool = False, on_progress: Any = None, should_stop: Any = None,
     ) -> Result:  # fmt: skip
-        self.calls.append({"model": model, "prompt": prompt, "seed": seed, "steps": steps})
+        self.calls.append(
+            {"model": model, "prompt": prompt, "seed": seed, "steps": steps, "cut_prompt": cut_prompt}
+        )
         if should_stop():
             raise self.Cancelled
         return Result(draw(prompt, width, height, seed, 4, b""), {"paint": 1.0}, ((width, height),))
@@ -58,9 +60,11 @@ def test_the_adapter_hands_everything_on(door: Door) -> None:
     painter = PipelinePainter()
     model = painter.load_model(Path("weights/storybook-flux"))
     wanted: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 48, "seed": 7, "steps": None}
+    wanted["cut_prompt"] = True
     result = painter.paint(model, **wanted, on_progress=None, should_stop=lambda: False)
     assert result.image.size == (64, 48)
-    assert door.calls == [{"model": "model of storybook-flux", "prompt": "a cat", "seed": 7, "steps": None}]
+    told = {"prompt": "a cat", "seed": 7, "steps": None, "cut_prompt": True}
+    assert door.calls == [{"model": "model of storybook-flux", **told}]
     with pytest.raises(PaintingStopped):
         painter.paint(model, **wanted, on_progress=None, should_stop=lambda: True)
 
