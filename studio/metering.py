@@ -11,41 +11,45 @@ from PIL import Image
 
 
 @dataclass(frozen=True)
+class SentenceLength:
+    """One sentence of a prompt.
+
+    Args:
+        text: In the model's own words.
+        tokens: Rows of what the model is told that it takes.
+        lost: Its end, as far as nobody reads it, or "".
+    """
+
+    text: str
+    tokens: int
+    lost: str = ""
+
+
+@dataclass(frozen=True)
 class Gauge:
     """A prompt as one text encoder takes it.
 
     Args:
         encoder: "T5" or "CLIP".
         limit: Tokens it reads at once, its start and end marks included.
-        marks: How many of these the marks take.
-        sentences: Tokens of each sentence, without the marks.
-        lost: The end of the text that it does not read; "" when it reads all of it.
+        tokens: Rows that words and marks take, without those that are dropped.
+        sentences: In order.
+        whole: Tokens of the text in one piece, marks included.
+        reading: "whole", "blocks" of several sentences one after the other, or "sentences" one by one.
+        dropped: Tokens that it does not read.
+        lost: Their words, or the beginning of them.
         is_summary: Whether it only gives one vector for the whole text, so that a cut loses no detail.
-        most: Tokens it reads in all, block by block; 0: no more than `limit`.
     """
 
     encoder: str
     limit: int
-    marks: int
-    sentences: tuple[int, ...]
+    tokens: int
+    sentences: tuple[SentenceLength, ...]
+    whole: int
+    reading: str = "whole"
+    dropped: int = 0
     lost: str = ""
     is_summary: bool = False
-    most: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the whole text, marks included."""
-        return self.marks + sum(self.sentences)
-
-    @property
-    def dropped(self) -> int:
-        """Tokens that it does not read."""
-        return max(0, self.tokens - max(self.limit, self.most))
-
-    @property
-    def is_divided(self) -> bool:
-        """Whether it reads the text in blocks."""
-        return self.limit < self.tokens and self.limit < self.most
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ class Studio:
         except StudioError:
             # its model is not here any more
             return 0
-        return gauges[0].limit if gauges and gauges[0].tokens > gauges[0].limit else 0
+        return gauges[0].limit if gauges and gauges[0].whole > gauges[0].limit else 0
 
     def cut_request(self, recipe: Recipe) -> ImageRequest:
         """The request for a picture's twin of the same seed, whose prompt ends where plain pipelines cut it.

@@ -6,13 +6,17 @@ adapter/                                   `TextAdapter`, where the weights use 
 text_encoder_2/, tokenizer_2/              T5, where the folder brings its own
 """
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 INDEX = "longalign.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -36,7 +40,7 @@ class LongAlignParts:
     loras: tuple[str, ...]
 
     @classmethod
-    def read(cls, folder: str | Path) -> "LongAlignParts":
+    def read(cls, folder: str | Path) -> LongAlignParts:
         """Read the index of a folder.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
@@ -26,6 +26,8 @@ SCALES = (256, 1024, 2048, 4096)
 # longer side : shorter side of the shapes that are not square
 _LONG, _SHORT = 16, 9
 _SHOWN_LOST = 90
+_MOST_LISTED = 200  # sentences
+_MARKS = 2  # around what CLIP reads
 SHAPES = ("Square", "Landscape", "Portrait", CUSTOM)
 
 
@@ -158,51 +160,60 @@ def prompt_html(studio: Studio, prompt: Any, style: Any, model: Any) -> str:
     return "".join(notes)
 
 
-def length_html(studio: Studio, prompt: Any, style: Any, model: Any) -> str:
-    """How long the painted text is for each text encoder and what is dropped; "" when nothing can be told."""
+def length_of(studio: Studio, prompt: Any, style: Any, model: Any) -> dict[str, Any]:
+    """How long the painted text is for each text encoder, sentence by sentence, and what is dropped.
+
+    {} when nothing can be told. "rows" are the tokens of each sentence; those beyond `_MOST_LISTED` are one.
+    """
     if not isinstance(prompt, str) or not prompt.strip():
-        return ""
+        return {}
     try:
         text = clean_prompt(prompt, studio.settings.max_prompt_chars)
         painted, _ = studio.painted_prompt(text, None if style in (None, "", NO_STYLE) else style)
         gauges = studio.gauges(painted, model)
     except StudioError:
         # what is wrong is said elsewhere
-        return ""
+        return {}
     if not gauges:
-        return ""
-    return f'<div class="t-length">{"".join(map(_gauge_html, gauges))}{_dropped_html(gauges)}</div>'
+        return {}
+    sentences = gauges[0].sentences
+    return {
+        "gauges": [_gauge(gauge) for gauge in gauges],
+        "sentences": [asdict(sentence) for sentence in sentences[:_MOST_LISTED]],
+        "more": max(0, len(sentences) - _MOST_LISTED),
+        "said": _dropped(gauges),
+        "is_lost": gauges[0].dropped > 0,
+    }
 
 
-def _gauge_html(gauge: Gauge) -> str:
-    """One bar: a stone per sentence, as long as its tokens; those beyond the limit stand out."""
-    stones = "".join(f'<i style="flex:{count} 1 0"></i>' for count in gauge.sentences if count)
-    free = max(0, gauge.limit - gauge.tokens)
-    room = f"in blocks of {gauge.limit:,}" if gauge.is_divided else f"of {gauge.limit:,}"
-    over = f'<i class="t-over" style="width:{100 * gauge.dropped / max(1, gauge.tokens):.1f}%"></i>'
-    return (
-        f'<div class="t-gauge" data-encoder="{escape(gauge.encoder)}" data-over="{int(gauge.dropped > 0)}">'
-        f"<span>{escape(gauge.encoder)}</span>"
-        f'<span class="t-gauge-bar" aria-hidden="true">{stones}<b style="flex:{free} 1 0"></b>'
-        f"{over if gauge.dropped else ''}</span>"
-        f"<span><strong>{gauge.tokens:,}</strong> {room}</span></div>"
-    )
+def _gauge(gauge: Gauge) -> dict[str, Any]:
+    rows = [sentence.tokens for sentence in gauge.sentences]
+    listed = rows[:_MOST_LISTED]
+    if rest := sum(rows[_MOST_LISTED:]):
+        listed.append(rest)
+    room = {"blocks": f"in blocks of {gauge.limit:,}", "sentences": "sentence by sentence"}
+    tokens = gauge.tokens + gauge.dropped
+    return {
+        "encoder": gauge.encoder,
+        "tokens": tokens,
+        "room": room.get(gauge.reading, f"of {gauge.limit:,}"),
+        "rows": listed,
+        "free": max(0, gauge.limit - tokens) if gauge.reading == "whole" else 0,
+        "dropped": gauge.dropped,
+    }
 
 
-def _dropped_html(gauges: tuple[Gauge, ...]) -> str:
+def _dropped(gauges: tuple[Gauge, ...]) -> str:
     """The sentence under the bars: how many sentences, and which words nobody reads."""
     first = gauges[0]
-    count = sum(1 for tokens in first.sentences if tokens)
-    said = f"{count} {'sentence' if count == 1 else 'sentences'}, {first.dropped:,} tokens dropped"
+    count = len(first.sentences)
+    said = f"{count:,} {'sentence' if count == 1 else 'sentences'}, {first.dropped:,} tokens dropped"
     if first.dropped:
         lost = " ".join(first.lost.split())
         lost = lost if len(lost) <= _SHOWN_LOST else f"{lost[:_SHOWN_LOST]}\u2026"
-        return f'<p class="t-dropped" role="alert">{said}: \u201c{escape(lost)}\u201d</p>'
+        return f"{said}: \u201c{lost}\u201d"
     short = [gauge for gauge in gauges[1:] if gauge.dropped]
-    also = (
-        f"; {escape(short[0].encoder)} sums up the first {short[0].limit - short[0].marks}" if short else ""
-    )
-    return f'<p class="t-dropped">{said}{also}.</p>'
+    return f"{said}; {short[0].encoder} sums up the first {short[0].limit - _MARKS}." if short else f"{said}."
 
 
 def reading_of(studio: Studio, prompt: Any, width: Any, height: Any) -> dict[str, Any]:

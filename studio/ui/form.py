@@ -99,7 +99,12 @@ class CreateForm:
             max_lines=12,
             elem_id="t-prompt",
         )
-        self.length = gr.HTML(elem_id="t-length", js_on_load=None, apply_default_css=False)
+        self.length = gr.HTML(
+            elem_id="t-length",
+            html_template="<div></div>",
+            apply_default_css=False,
+            js_on_load=on_load("mountLength", "props, watch"),
+        )
         self.said = gr.HTML(elem_id="t-said", js_on_load=None, apply_default_css=False)
         buttons = "".join(
             f'<button type="button" data-example>{escape(text)}</button>' for text in create.EXAMPLES[1:]

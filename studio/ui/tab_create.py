@@ -95,11 +95,11 @@ class CreateTab:
     def _say_forecast(self, width: Any, height: Any, steps: Any, model: Any) -> str:
         return told(lambda: create.forecast_html(self._studio, width, height, steps, model))
 
-    def _say_prompt(self, prompt: Any, style: Any, model: Any) -> tuple[str, str]:
+    def _say_prompt(self, prompt: Any, style: Any, model: Any) -> tuple[dict[str, Any], str]:
         """How long the prompt is, and what there is to say about it."""
         return told(
             lambda: (
-                create.length_html(self._studio, prompt, style, model),
+                create.length_of(self._studio, prompt, style, model),
                 create.prompt_html(self._studio, prompt, style, model),
             )
         )

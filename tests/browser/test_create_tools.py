@@ -119,6 +119,41 @@ def test_the_meter_counts_while_a_person_types(open_window):
     page.wait_for_selector(".t-dropped[role=alert]")
     assert page.inner_text(".t-dropped") == "1 sentence, 2 tokens dropped: “under stars”"
     assert gauge.get_attribute("data-over") == "1"
+    assert not page.locator(".t-parts").is_visible(), "one sentence needs no list"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_stones_and_sentences_light_up_together(open_window, dark):
+    page = open_window(width=390 if dark else 1280, dark=dark).page
+    write(page, "a red ball. a <b>cat</b>. a tree under stars")
+    page.locator(".t-parts summary").click()
+    lines = page.locator(".t-parts li")
+    assert [line.split() for line in lines.all_text_contents()] == [
+        ["a", "red", "ball3", "tokens"],
+        ["a", "<b>cat</b>2", "tokens"],
+        ["a", "not", "read:", "tree", "under", "stars1", "tokens"],
+    ]
+    assert page.locator(".t-parts s").inner_text() == "tree under stars"
+    lit = "() => [...document.querySelectorAll('[data-lit]')].map((part) => part.dataset.part)"
+    lines.nth(1).hover()
+    assert page.evaluate(lit) == ["1", "1", "1"], "a stone of each encoder, and the sentence"
+    page.locator(".t-gauge[data-encoder=T5] [data-part='0']").hover()
+    assert page.evaluate(lit) == ["0", "0", "0"]
+    page.mouse.move(0, 0)
+    page.locator(".t-parts .t-lines").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(lit) == ["1", "1", "1"]
+    active = page.get_attribute(".t-parts .t-lines", "aria-activedescendant")
+    assert (
+        active == lines.nth(1).get_attribute("id") and lines.nth(1).get_attribute("aria-selected") == "true"
+    )
+    page.keyboard.press("End")
+    assert page.evaluate(lit)[-1] == "2"
+    assert page.evaluate(_LOW_CONTRAST) == [] and page.evaluate(_STICKING_OUT) == []
+    # the list stays open while a person types on
+    write(page, "a red ball. a cat")
+    page.wait_for_function("document.querySelectorAll('.t-parts li').length === 2")
+    assert lines.first.is_visible()
 
 
 def test_stages_are_shown_compared_and_measured(live: LiveStudio, open_window):

@@ -7,14 +7,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
 from studio.judging import Attempt, Judgement, RelationVerdict, Search
-from studio.metering import Gauge, Seams
+from studio.metering import Gauge, Seams, SentenceLength
 from studio.painter import PaintingStopped
 from studio.scoring import SentenceVerdict
 from studio.seeing import Seen, SeenObject, SeenRelation
@@ -285,16 +285,25 @@ class WordScorer:
         return found
 
 
+def _words(encoder: str, limit: int, words: list[str], parts: list[str]) -> Gauge:
+    left, sentences = limit - 2, []
+    for part in parts:
+        own = part.split()
+        kept = own[: max(0, left)]
+        sentences.append(SentenceLength(part, len(kept), " ".join(own[len(kept) :])))
+        left -= len(own)
+    dropped, lost = max(0, len(words) - limit + 2), " ".join(words[limit - 2 :])
+    whole = len(words) + 2
+    return Gauge(encoder, limit, whole - dropped, tuple(sentences), whole, "whole", dropped, lost)
+
+
 class WordMeters:
     """Counts words as tokens: "T5" reads eight, "CLIP", which sums up, six; two of each are marks."""
 
     def gauges(self, folder: Path, prompt: str) -> list[Gauge]:
         words = prompt.split()
-        sentences = tuple(len(part.split()) for part in prompt.split(".") if part.strip())
-        return [
-            Gauge("T5", 8, 2, sentences, " ".join(words[6:])),
-            Gauge("CLIP", 6, 2, sentences, " ".join(words[4:]), True),
-        ]
+        parts = [part.strip() for part in prompt.split(".") if part.strip()]
+        return [_words("T5", 8, words, parts), replace(_words("CLIP", 6, words, parts), is_summary=True)]
 
     def has_borders(self, width: int, height: int) -> bool:
         return max(width, height) > 512

@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { Easel } from "./easel.js";
+import { makeLength } from "./length.js";
 import { makeRelations } from "./relations.js";
 import { mountRooms, offerRooms } from "./rooms.js";
 
@@ -57,6 +58,14 @@ export function mountExamples(element) {
 export function mountRelations(element, door) {
   const relations = makeRelations(element, writePrompt);
   const take = () => relations.show(door.props.value?.reading || null, door.props.value?.aspect || 1);
+  door.watch("value", take);
+  take();
+}
+
+/** Called by the meter's gr.HTML; its value is what `create.length_of` answers. */
+export function mountLength(element, door) {
+  const length = makeLength(element);
+  const take = () => length.show(door.props.value);
   door.watch("value", take);
   take();
 }

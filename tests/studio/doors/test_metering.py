@@ -30,27 +30,33 @@ def test_counts_are_those_of_the_tokenizers_that_paint(prompt):
     for gauge, part in ((t5, "tokenizer_2"), (clip, "tokenizer")):
         tokenizer = AutoTokenizer.from_pretrained(FLUX / part)
         ids = tokenizer(text, verbose=False).input_ids
-        most = gauge.most or gauge.limit
-        read = tokenizer(text, truncation=True, max_length=most).input_ids
-        assert gauge.limit == tokenizer.model_max_length <= most
-        assert gauge.is_divided == (gauge.limit < len(ids) and gauge.encoder == "T5")
-        assert gauge.tokens == len(ids)
-        assert gauge.dropped == len(ids) - len(read)
-        assert bool(gauge.lost) == (len(ids) > len(read))
+        assert gauge.limit == tokenizer.model_max_length
+        assert gauge.whole == gauge.tokens + gauge.dropped == len(ids)
+        assert (gauge.reading == "blocks") == (gauge.limit < len(ids) and gauge.encoder == "T5")
+        assert bool(gauge.lost) == bool(gauge.dropped)
     assert (t5.encoder, t5.is_summary) == ("T5", False)
     assert (clip.encoder, clip.is_summary) == ("CLIP", True)
 
 
 def test_each_sentence_has_its_share():
     t5, clip = PipelineMeters().gauges(FLUX, PROMPTS[1])
-    assert len(t5.sentences) == len(clip.sentences) == 3
-    assert all(count > 0 for count in t5.sentences) and sum(t5.sentences) + t5.marks == t5.tokens
+    assert [sentence.text for sentence in t5.sentences] == [
+        "a red cat to the left of a blue house",
+        "a green tree stands behind it",
+        "it is night",
+    ]
+    assert [one.text for one in clip.sentences] == [one.text for one in t5.sentences]
+    assert all(one.tokens > 0 for one in t5.sentences)
+    assert sum(one.tokens for one in t5.sentences) + 1 == t5.tokens, "T5 has an end mark"
 
 
 def test_the_end_of_a_page_is_named_as_lost():
     page = "a red ball in a meadow. " * 900 + "a purple umbrella"
     t5, _ = PipelineMeters().gauges(FLUX, page)
-    assert t5.dropped > 0 and t5.lost.endswith("purple umbrella")
+    assert t5.dropped > 0 and t5.lost.startswith("a red ball") and len(t5.lost) <= 2000
+    last = t5.sentences[-1]
+    assert (last.text, last.tokens, last.lost) == ("a purple umbrella", 0, "a purple umbrella")
+    assert t5.sentences[0].lost == "" and len(t5.sentences) == 901
 
 
 def test_a_folder_without_tokenizers_gives_nothing(tmp_path):

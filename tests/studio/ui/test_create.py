@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from studio.checks import MAX_SEED
 from studio.errors import StudioError
+from studio.metering import Gauge, SentenceLength
 from studio.ui import create
 from studio.ui.create import CUSTOM, NO_STYLE, SCALES, SHAPES, Fields
 from tests.studio.painters import WordMeters
@@ -141,36 +143,60 @@ def test_a_prompt_that_is_too_long_is_told_at_once(studio):
     assert "1,000,000 characters" in text and len(text) < 500
 
 
+def length(studio, prompt, style=NO_STYLE, model="storybook"):
+    return create.length_of(studio, prompt, style, model)
+
+
 def test_the_length_is_told_for_each_encoder(studio):
     studio.meters = WordMeters()
-    text = create.length_html(studio, "a red ball. a cat", NO_STYLE, "storybook")
-    assert "<strong>7</strong> of 8" in text and "<strong>7</strong> of 6" in text
-    assert "2 sentences, 0 tokens dropped; CLIP sums up the first 4." in text
-    assert 'role="alert"' not in text
+    found = length(studio, "a red ball. a cat")
+    t5, clip = found["gauges"]
+    assert (t5["encoder"], t5["tokens"], t5["room"], t5["rows"], t5["free"]) == ("T5", 7, "of 8", [3, 2], 1)
+    assert (clip["tokens"], clip["room"], clip["dropped"], clip["free"]) == (7, "of 6", 1, 0)
+    assert found["said"] == "2 sentences, 0 tokens dropped; CLIP sums up the first 4."
+    assert found["sentences"][1] == {"text": "a cat", "tokens": 2, "lost": ""} and not found["is_lost"]
 
 
 def test_words_that_nobody_reads_are_named(studio):
     studio.meters = WordMeters()
-    text = create.length_html(studio, "one two three four five six <b>seven</b> eight", NO_STYLE, "storybook")
-    assert "1 sentence, 2 tokens dropped: \u201c&lt;b&gt;seven&lt;/b&gt; eight\u201d" in text
-    assert 'role="alert"' in text and "<b>seven" not in text
-    long = "one two three four five six " + "x" * 500
-    assert "\u2026\u201d" in create.length_html(studio, long, NO_STYLE, "storybook")
+    found = length(studio, "one two three four five six <b>seven</b> eight")
+    assert (
+        found["said"] == "1 sentence, 2 tokens dropped: \u201c<b>seven</b> eight\u201d" and found["is_lost"]
+    )
+    assert found["sentences"][0]["lost"] == "<b>seven</b> eight" and found["gauges"][0]["dropped"] == 2
+    long = length(studio, "one two three four five six " + "x" * 500)
+    assert long["said"].endswith("\u2026\u201d") and len(long["said"]) < 150
+
+
+def test_sentences_of_a_book_are_listed_in_part(studio):
+    gauge = Gauge("T5", 512, 900, (SentenceLength("a cat", 3),) * 300, 902, "blocks")
+    studio.meters = SimpleNamespace(gauges=lambda *_: [gauge])
+    found = length(studio, "a cat. " * 300)
+    assert len(found["sentences"]) == 200 and found["more"] == 100
+    assert found["gauges"][0]["rows"] == [3] * 200 + [300]
+    assert found["said"] == "300 sentences, 0 tokens dropped."
+
+
+def test_how_a_page_is_read_is_said(studio):
+    sentence = SentenceLength("a cat", 4)
+    for reading, said in (("blocks", "in blocks of 512"), ("sentences", "sentence by sentence")):
+        gauge = Gauge("T5", 512, 8, (sentence, sentence), 700, reading)
+        studio.meters = SimpleNamespace(gauges=lambda *_, gauge=gauge: [gauge])
+        (bar,) = length(studio, "a cat. a cat.")["gauges"]
+        assert (bar["room"], bar["free"], bar["tokens"]) == (said, 0, 8)
 
 
 def test_the_style_counts_and_what_can_not_be_counted_is_not_shown(studio):
     studio.meters = WordMeters()
-    plain, night = (
-        create.length_html(studio, "a red ball", style, "storybook") for style in (NO_STYLE, "Night")
-    )
-    assert "<strong>5</strong>" in plain and "<strong>9</strong>" in night
+    plain, night = (length(studio, "a red ball", style) for style in (NO_STYLE, "Night"))
+    assert (plain["gauges"][0]["tokens"], night["gauges"][0]["tokens"]) == (5, 9)
     for prompt in ("", "  ", None, 7, "x" * 1_000_000):
-        assert create.length_html(studio, prompt, NO_STYLE, "storybook") == ""
-    assert create.length_html(studio, "a red ball", NO_STYLE, "dall-e") == ""
+        assert length(studio, prompt) == {}
+    assert length(studio, "a red ball", model="dall-e") == {}
 
 
 def test_a_model_without_tokenizers_has_no_meter(studio):
-    assert create.length_html(studio, "a red ball", NO_STYLE, "storybook") == ""
+    assert length(studio, "a red ball") == {}
 
 
 def test_tenor_is_left_as_trained_unless_switched_off():
