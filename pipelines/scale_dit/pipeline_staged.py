@@ -265,7 +265,7 @@ class StagedPipeline(DiffusionPipeline):
                 needs that). A transformer with a guidance embedding is told it instead. Default:
                 `default_guidance`.
             high_res_strength: noise level in (0, 1] at which a further stage starts from enlarged latents,
-                before the schedule's shift; k / n continues a first stage of n steps with its last k levels.
+                after the scheduler's shift.
             num_images_per_prompt: pictures per prompt.
             generator: one, or a list with one per picture.
             latents: noise of the first stage, as `prepare_latents` makes it.

@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+from pipelines.storybook.guidance import FLUX_SHIFT
 from pipelines.storybook.publish import SHARD, averaged
 
 
@@ -24,7 +25,7 @@ def publish_flux(state: Path, folder: Path) -> None:
     )
     shutil.rmtree(folder / "transformer", ignore_errors=True)
     transformer.half().save_pretrained(folder / "transformer", max_shard_size=SHARD)
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, base_image_seq_len=16, max_image_seq_len=64)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=FLUX_SHIFT, base_image_seq_len=16, max_image_seq_len=64)
     scheduler.save_pretrained(folder / "scheduler")
     write_index(folder)
 

@@ -26,6 +26,12 @@ def euler_schedule(template: Any, steps: int, start: float, device: torch.device
     return scheduler
 
 
+def level_before_shift(template: Any, level: float) -> float:
+    """What the template's static shift takes to noise level `level`: s with shift s / (1 + (shift - 1) s) = level."""
+    shift = float(template.config.shift)
+    return level / (shift - (shift - 1) * level)
+
+
 def blend_noise(latents: Tensor, noise: Tensor, sigma: float) -> Tensor:
     """Latents at noise level `sigma`: `(1 - sigma) latents + sigma noise`."""
     return (1 - sigma) * latents + sigma * noise

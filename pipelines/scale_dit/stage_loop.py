@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipelines.scale_dit.guided_stage import SequenceBuilder, StageSequence, pick_rows
 from pipelines.scale_dit.high_res import HighResOptions
 from pipelines.scale_dit.lora_routing import LoraRouting
-from pipelines.scale_dit.schedule import blend_noise, euler_schedule, guide_frequencies
+from pipelines.scale_dit.schedule import blend_noise, euler_schedule, guide_frequencies, level_before_shift
 from pipelines.scale_dit.stages import Stage
 from pipelines.scale_dit.transformer_scale_dit import denoise, pack, unpack
 from pipelines.scale_dit.words import Words
@@ -68,7 +68,8 @@ class StageLoop:
         It starts from the enlarged latents at noise level `strength`, guided by `low` itself. Stopped before
         its first step, it returns `low`.
         """
-        scheduler = euler_schedule(self.scheduler, steps, strength, noise.device)
+        start = level_before_shift(self.scheduler, strength)
+        scheduler = euler_schedule(self.scheduler, steps, start, noise.device)
         sequence = self._guided(low, stage)
         self.used_backend = sequence.backend
         enlarged = self.resize(low, (noise.shape[-2], noise.shape[-1]))

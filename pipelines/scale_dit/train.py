@@ -19,7 +19,7 @@ def _flux(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
 def _fast(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.scale_dit.train_fast import FastTask, fast_recipe
 
-    return FastTask(options.parts, options.cache or options.state / "cache"), fast_recipe()
+    return FastTask(options.parts), fast_recipe()
 
 
 def _lora(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
@@ -40,7 +40,7 @@ RECIPES: dict[str, Recipe] = {"fast": _fast, "flux": _flux, "lora": _lora, "text
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.scale_dit.train", __doc__, RECIPES)
     parser.add_argument("--parts", type=Path, help="model folder with vae and text encoders")
-    parser.add_argument("--cache", type=Path, help="latents shared between runs; default: below the state")
+    parser.add_argument("--cache", type=Path, help="latents shared between runs of flux and lora; default: below the state")
     options = parser.parse_args(arguments)
     if options.parts is None and options.recipe != "texture":
         parser.error(f"the recipe {options.recipe} needs --parts, a model folder")

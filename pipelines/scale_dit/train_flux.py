@@ -25,6 +25,7 @@ from pipelines.scale_dit.transformer_scale_dit import (
 )
 from pipelines.storybook.captions import caption
 from pipelines.storybook.dataset import sample_rng
+from pipelines.storybook.guidance import FLUX_GUIDANCE, FLUX_SHIFT
 from pipelines.storybook.latents import GRID, View, guided_crops, load_autoencoder, whole_drawings
 from pipelines.storybook.probe import Area, SceneProbe, scene_targets
 from pipelines.storybook.scene import Scene
@@ -246,9 +247,9 @@ def sample_pictures(
     prompts: list[str],
     seed: int,
     steps: int = 20,
-    guidance: float = 3.0,
+    guidance: float = FLUX_GUIDANCE,
 ) -> list[Image.Image]:
-    """Plain Euler with classifier-free guidance at 128 px, a batch at once (for sheets and metrics)."""
+    """Plain Euler with classifier-free guidance at 128 px, a batch at once (for sheets)."""
     parameter = next(model.parameters())
     device, dtype = parameter.device, parameter.dtype
     states, pooled = text.encode(["", *prompts], length=24)
@@ -260,6 +261,7 @@ def sample_pictures(
     )
     ids = anchors((GRID, GRID)).to(device)
     sigmas = torch.linspace(1, 0, steps + 1)
+    sigmas = FLUX_SHIFT * sigmas / (1 + (FLUX_SHIFT - 1) * sigmas)
     for now, following in zip(sigmas[:-1], sigmas[1:], strict=True):
         twice, times = (
             torch.cat([x, x]).to(dtype),

@@ -1,4 +1,5 @@
-"""Classifier-free guidance that Storybook's models paint best with, by their eyes (docs/storybook_log.md)."""
+"""Guidance and noise levels that Storybook's models paint best with, by their eyes (docs/storybook_log.md)."""
 
 FLUX_GUIDANCE = 5.0  # 40 % right with 3, 56 % with 5
+FLUX_SHIFT = 4.0  # of the scheduler: in 8 steps 62 % right with 1, 79 % with 2, 82 % with 4
 SD_GUIDANCE = 3.0

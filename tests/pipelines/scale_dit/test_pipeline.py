@@ -174,6 +174,20 @@ def test_steps_count_over_all_stages_and_tensors_are_in_raster_order(pipeline):
     assert pipeline.num_timesteps == 5
 
 
+@pytest.mark.parametrize("shift", [1.0, 4.0])
+def test_further_stages_begin_at_the_noise_level_asked_for_under_any_shift(pipeline, monkeypatch, shift):
+    levels = []
+    config = {**pipeline.scheduler.config, "shift": shift}
+    monkeypatch.setattr(pipeline, "scheduler", type(pipeline.scheduler).from_config(config))
+    paint(
+        pipeline, size=(256, 128), high_res_strength=0.35, num_inference_steps=2,
+        callback_on_step_end=lambda pipe, step, time, tensors: levels.append(float(time) / 1000) or {},
+    )  # fmt: skip
+    first = 1.0 / 2 * shift / (1 + (shift - 1) / 2)
+    assert levels[:3] == pytest.approx([1.0, first, 0.35], abs=1e-5)
+    assert levels[3] < 0.35
+
+
 def test_the_last_estimate_of_a_large_stage_is_the_result(pipeline):
     from pipelines.scale_dit.transformer_scale_dit import unpack
 

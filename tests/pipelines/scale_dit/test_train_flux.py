@@ -11,6 +11,7 @@ from PIL import Image
 from pipelines.scale_dit import publish, train_flux
 from pipelines.scale_dit.train_flux import FluxTask, TextParts, sample_pictures, token_weights, view_ids
 from pipelines.scale_dit.transformer_scale_dit import anchors
+from pipelines.storybook.guidance import FLUX_SHIFT
 from pipelines.storybook.latents import GRID, View
 from pipelines.storybook.scene import Scene, SceneObject
 from tests.pipelines.scale_dit.conftest import TINY
@@ -120,4 +121,4 @@ def test_a_run_becomes_a_pipeline_folder(tmp_path, monkeypatch):
     index = json.loads((tmp_path / "model/model_index.json").read_text())
     assert index["_class_name"] == "FluxPipeline" and len(index) == 9
     scheduler = json.loads((tmp_path / "model/scheduler/scheduler_config.json").read_text())
-    assert scheduler["max_image_seq_len"] == 64 and scheduler["shift"] == 1.0
+    assert scheduler["max_image_seq_len"] == 64 and scheduler["shift"] == FLUX_SHIFT
