@@ -121,7 +121,7 @@ class LoadedModel:
     Attributes:
         pipeline: paints from nothing, or enlarges what `sketcher` painted; None where nothing enlarges it.
         sketcher: a Stable Diffusion pipeline that paints the first stage, or None.
-        quick: a transformer that paints the first stage in a few steps, or None.
+        quick: `pipeline` with a transformer that paints the first stage in a few steps, or None.
     """
 
     pipeline: Any
@@ -136,6 +136,11 @@ class LoadedModel:
     def composer(self) -> Any:
         """The pipeline that decides what the picture shows."""
         return self.sketcher or self.pipeline
+
+    @property
+    def composers(self) -> tuple[Any, ...]:
+        """It, and the one that does so in few steps: whatever is switched has to be switched in both."""
+        return (self.composer,) if self.quick is None else (self.composer, self.quick)
 
     @cached_property
     def page_encoder(self) -> LongPromptEncoder:
@@ -191,7 +196,7 @@ def load_model(folder: Path, compass: Path | None = None) -> LoadedModel:
         pipeline.vae.to(memory_format=torch.channels_last)
         if sketcher is None:
             with quiet_loading():
-                quick = load_quick(pipeline, staged)
+                quick = load_quick(pipeline, staged, compass)
     # the words of its small world are known only for the embedded models
     is_storybook = folder.name.startswith("storybook")
     return LoadedModel(pipeline, sketcher, quick, folder, runtime.device, runtime.dtype, is_storybook)
@@ -246,7 +251,7 @@ def paint(
         if image is not None:
             begins = {"image": image}
         elif is_quick(model.folder, steps):
-            begins = {"first_transformer": model.quick, "guidance_scale": 1.0}
+            begins = {"first_transformer": model.quick.transformer, "guidance_scale": 1.0}
         image, left_out = _paint_stages(model, text, begins, stages[-1], generator, watcher)
         unread, backend = unread or left_out, model.pipeline.attention_backend
     if model.sketcher is None:  # how fast a UNet is says nothing of the stages
@@ -281,7 +286,7 @@ def _paint_stages(
     states, pooled, plans = read_text(model, text)
     watcher.spend("encode")
     pipeline = model.pipeline
-    with tenor_positions(pipeline, plans):
+    with tenor_positions(pipeline, plans), tenor_positions(model.quick or pipeline, plans):
         result = pipeline(
             **begins,
             prompt_embeds=states,

@@ -38,7 +38,7 @@ class PipelinePainter:
         from pipelines.compose import painting
 
         if tenor is not None:
-            _switch_tenor(model.composer, tenor)
+            _switch_tenor(model, tenor)
         try:
             result: PaintingResult = painting.paint(
                 model,
@@ -56,7 +56,7 @@ class PipelinePainter:
         finally:
             # the model stays loaded for requests that leave it as it was trained
             if tenor is False:
-                _switch_tenor(model.composer, True)
+                _switch_tenor(model, True)
         return result
 
     def forecast(self, folder: Path, width: int, height: int, steps: int | None) -> CostForecast:
@@ -117,11 +117,12 @@ class PipelinePainter:
         return list(weights.verify_folder(folder))
 
 
-def _switch_tenor(pipeline: Any, on: bool) -> None:
-    """Put TENOR into a pipeline whose weights were trained with it, or take it out; both are exact."""
+def _switch_tenor(model: Any, on: bool) -> None:
+    """Put TENOR into a model whose weights were trained with it, or take it out; both are exact."""
     from pipelines.compass.support import disable_tenor, enable_tenor, has_tenor, tenor_support
 
-    if on and not has_tenor(pipeline) and tenor_support(pipeline).status == "trained":
-        enable_tenor(pipeline)
-    elif not on and has_tenor(pipeline):
-        disable_tenor(pipeline)
+    for pipeline in model.composers:
+        if on and not has_tenor(pipeline) and tenor_support(pipeline).status == "trained":
+            enable_tenor(pipeline)
+        elif not on and has_tenor(pipeline):
+            disable_tenor(pipeline)

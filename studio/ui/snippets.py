@@ -58,7 +58,8 @@ def _loading(recipe: Recipe, card: ModelCard | None) -> list[str]:
     trained = folder if card.tenor == card.folder else f"{folder}/{card.tenor.name}"
     lines = [f"model = load_model(Path({folder!r}), Path({trained!r}))"]
     if recipe.request.tenor is False:
-        lines += ["from pipelines.compass.support import disable_tenor", "disable_tenor(model.composer)"]
+        lines += ["from pipelines.compass.support import disable_tenor"]
+        lines += ["for pipeline in model.composers:", "    disable_tenor(pipeline)"]
     return lines
 
 

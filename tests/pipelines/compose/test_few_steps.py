@@ -13,10 +13,8 @@ from pipelines.compose.forecast import count_work
 from pipelines.compose.painting import Cancelled, load_model, paint
 
 
-@pytest.fixture(scope="module")
-def folder(saved_folder, tmp_path_factory):
-    """A tiny model with a random adapter for few steps."""
-    folder = shutil.copytree(saved_folder, tmp_path_factory.mktemp("weights") / saved_folder.name)
+def write_adapter(folder):
+    """Put a random adapter for few steps into a model folder."""
     generator = torch.Generator().manual_seed(0)
     tensors = {}
     for name, layer in load_model(folder).pipeline.transformer.named_modules():
@@ -29,6 +27,13 @@ def folder(saved_folder, tmp_path_factory):
             )
     (folder / few_steps.ADAPTER).mkdir()
     save_file(tensors, folder / few_steps.ADAPTER / "pytorch_lora_weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def folder(saved_folder, tmp_path_factory):
+    """A tiny model with such an adapter."""
+    folder = shutil.copytree(saved_folder, tmp_path_factory.mktemp("weights") / saved_folder.name)
+    write_adapter(folder)
     return folder
 
 

@@ -171,7 +171,7 @@ def test_the_adapter_switches_tenor_for_one_picture(
     def load_model(folder: Path, compass: Path | None) -> Any:
         trained.append(compass)
         pipe.tenor = True
-        return SimpleNamespace(composer=pipe)
+        return SimpleNamespace(composers=(pipe,))
 
     door.load_model = load_model  # type: ignore[method-assign, assignment]
 

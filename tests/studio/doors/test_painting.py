@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipelines.compass.weights_compass import ADAPTER, load_compass
 from pipelines.longalign.lora import lora_config
 from pipelines.longalign.parts import LongAlignParts, write_lora
 from studio.doors.painting import PipelinePainter
+from tests.pipelines.compose.test_few_steps import write_adapter
 from tests.pipelines.conftest import tiny_parts
 from tests.pipelines.longalign.conftest import sd_parts
 
@@ -154,8 +156,6 @@ def test_positions_of_a_page_are_those_of_the_training(
 def test_weights_of_longalign_act_beside_those_of_compass(
     folders: dict[str, Path], models: dict[str, Any], tmp_path: Path
 ) -> None:
-    import shutil
-
     both = shutil.copytree(folders["sd"], tmp_path / "storybook-both")
     LongAlignParts("smart", 80, ()).write(both / "longalign")
     unet = sd_parts()["unet"]
@@ -180,3 +180,45 @@ def test_weights_of_longalign_act_beside_those_of_compass(
     with pytest.raises(ValueError, match=r"adapters \['align'\] would be lost with the UNet"):
         load_compass(composer, both / "compass")
     assert np.array_equal(together, paint(model))
+
+
+@pytest.fixture(scope="module")
+def quick(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with weights for few steps beside those of CoMPaSS."""
+    folder = shutil.copytree(folders["flux"], tmp_path_factory.mktemp("weights") / "storybook-quick")
+    write_adapter(folder)
+    return folder
+
+
+def test_weights_of_compass_act_beside_those_for_few_steps(quick: Path) -> None:
+    from diffusers import FluxPipeline
+
+    from pipelines.compose import painting
+
+    model = PipelinePainter().load_model(quick)
+    assert len(model.composers) == 2 and all(map(has_tenor, model.composers))
+    assert adapter_scales(model.quick.transformer) == {ADAPTER: 1.0}  # the other one is melted in
+    together = paint(model)
+    stock = FluxPipeline.from_pretrained(quick, dtype=model.pipeline.dtype)
+    stock.set_progress_bar_config(disable=True)
+    stock.load_lora_weights(quick / "fast-lora", adapter_name="fast")
+    load_compass(stock, quick / "compass-lora")
+    states, pooled, _ = painting.read_text(model, PROMPT)
+    asked = stock(
+        prompt_embeds=states, pooled_prompt_embeds=pooled, height=64, width=64, num_inference_steps=2,
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]  # fmt: skip
+    without = painting.load_model(quick)
+    plain = np.asarray(painting.paint(without, prompt=PROMPT, width=64, height=64, seed=3, steps=2).image)
+    far, near = (np.abs(together.astype(int) - other).mean() for other in (plain, np.asarray(asked)))
+    assert near < far / 3
+    # TENOR can be left out there, too
+    assert not np.array_equal(together, paint(model, tenor=False))
+    assert all(map(has_tenor, model.composers)) and np.array_equal(together, paint(model))
+
+
+def test_positions_of_a_page_hold_in_few_steps(quick: Path, watched: Callable[[Any], Any]) -> None:
+    model = PipelinePainter().load_model(quick)
+    seen = watched(model.quick.transformer)
+    paint(model, prompt=PAGE * 60)
+    assert seen and all(int(custom.max()) < 512 for _, custom in seen)

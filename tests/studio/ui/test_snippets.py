@@ -63,7 +63,7 @@ def test_the_command_names_everything_that_decides() -> None:
         (
             "compass",
             False,
-            ["model = load_model(Path('{}'), Path('{}/compass'))", "disable_tenor(model.composer)"],
+            ["model = load_model(Path('{}'), Path('{}/compass'))", "    disable_tenor(pipeline)"],
         ),
     ],
 )
@@ -77,4 +77,4 @@ def test_the_code_loads_the_weights_of_compass(place: str, tenor: bool | None, l
     code = as_python(recipe_of(request, result), card).splitlines()
     name = "assets/weights/storybook-flux"
     assert all(line.replace("{}", name) in code for line in lines)
-    assert ("disable_tenor(model.composer)" in code) == (tenor is False)
+    assert ("    disable_tenor(pipeline)" in code) == (tenor is False)
