@@ -21,6 +21,7 @@ _SCRATCH = Path(tempfile.mkdtemp(prefix="tessera-tests-"))
 
 # Libraries read these once, when they are imported: they have to be set before the first test module is.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as app.py does, for the same reason
 os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",

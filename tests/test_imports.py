@@ -51,6 +51,38 @@ def test_importing_brings_in_nothing_heavy(module, repository):
     assert loaded & HEAVY == set()
 
 
+# tells the setting at the first import of anything that could bring in torch, and stops there
+WATCH = """
+import os, runpy, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("studio.") and name != "studio.__main__":
+            print(os.environ["OMP_WAIT_POLICY"])
+            sys.exit()
+
+sys.meta_path.insert(0, Watch())
+"""
+
+
+@pytest.mark.parametrize(
+    "start", ["runpy.run_path('app.py')", "runpy.run_module('studio', run_name='__main__')"]
+)
+@pytest.mark.parametrize(("own", "told"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_waiting_threads_sleep_unless_the_person_wants_otherwise(start, own, told, repository):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | own
+    answer = subprocess.run(
+        [sys.executable, "-c", WATCH + start],
+        cwd=repository,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert answer.stdout.split() == [told]
+
+
 def test_public_names_are_frozen_and_each_one_resolves():
     assert pipelines.__all__ == [
         "CompassPipeline",
