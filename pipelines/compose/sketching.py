@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.compose.few_steps import FEW
 from pipelines.compose.spatial import add_compass, tenor_positions
+from pipelines.storybook.guidance import SD_GUIDANCE
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pipelines.scale_dit.stages import Stage
 
 SKETCHES = ("StableDiffusionPipeline", "LongAlignPipeline")
-GUIDANCE = 3.0
 CLIP_LIMIT = 77  # tokens
 LONGEST_TEXT = 4096  # tokens
 ENLARGER = "storybook-flux"  # the folder, beside that of an embedded model
@@ -158,7 +158,7 @@ def sketch(
             height=stage.height,
             width=stage.width,
             num_inference_steps=steps,
-            guidance_scale=0.0 if few else GUIDANCE,
+            guidance_scale=0.0 if few else SD_GUIDANCE,
             generator=generator,
             callback_on_step_end=on_step,
         )

@@ -30,6 +30,7 @@ from pipelines.longalign.measures import (
 from pipelines.longalign.pages import Page, held_out_pages
 from pipelines.longalign.parts import FEW_STEPS, FULL_PICTURE, INDEX, LongAlignParts
 from pipelines.longalign.pipeline_longalign import LongAlignPipeline
+from pipelines.storybook.guidance import SD_GUIDANCE
 from pipelines.storybook.judging import WEIGHTS, Answers, evaluation_parser, weights_key
 from pipelines.storybook.verify import Share
 
@@ -286,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--only", nargs="+", help="names of readings (default: all)")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=SD_GUIDANCE)
     parser.add_argument("--seeds", type=int, default=4, help="pictures a prompt for the diversity")
     parser.add_argument("--diverse-prompts", type=int, default=20)
     parser.add_argument("--grid", type=Path, help="write a grid of pictures")

@@ -14,13 +14,13 @@ from pipelines.longalign.solver import boundary_scalings, ddim_step, predict_cle
 from pipelines.longalign.train_align import DRAWINGS, SCENES, STREAM_SEED
 from pipelines.longalign.train_parts import SHEET_PAGES, Sources, TrainingParts, save_sheet
 from pipelines.storybook.dataset import sample_rng
+from pipelines.storybook.guidance import SD_GUIDANCE
 from pipelines.storybook.latents import LatentStream
 from pipelines.training.loop import LoopConfig, runtime_device
 
 JUMP = 20
 EARLIEST = 10
 HUBER = 0.001
-TEACHER_GUIDANCE = 3.0  # what Storybook's model is sampled with; the paper's 7.5 belongs to Stable Diffusion
 
 
 def lcm_recipe() -> LoopConfig:
@@ -85,7 +85,8 @@ class LCMTask:
             asked, plain = self.parts.network(
                 torch.cat([x, x]), torch.cat([t, t]), torch.cat([cond, uncond])
             ).chunk(2)
-        output = plain + TEACHER_GUIDANCE * (asked - plain)
+        # as Storybook's model is sampled; the paper's 7.5 belongs to Stable Diffusion
+        output = plain + SD_GUIDANCE * (asked - plain)
         clean = predict_clean(output, x, t, alphas, prediction)
         return ddim_step(clean, predict_noise(output, x, t, alphas, prediction), t - JUMP, alphas)
 

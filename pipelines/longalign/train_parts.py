@@ -23,6 +23,7 @@ from pipelines.longalign.segment_conditioning import SegmentConditioning
 from pipelines.longalign.text_adapter import TextAdapter
 from pipelines.longalign.text_encoders import CachedTextEncoder
 from pipelines.longalign.tokens import TokenReader
+from pipelines.storybook.guidance import SD_GUIDANCE
 from pipelines.storybook.latents import load_autoencoder
 from pipelines.training.group_norm import use_quick_group_norm
 from pipelines.training.loop import runtime_device
@@ -203,7 +204,7 @@ class TrainingParts:
     def paint(self, texts: Sequence[str], seed: int, few_steps: bool = False) -> Tensor:
         """Pictures `[B, 3, H, W]` in [0, 1] of texts, by 20 guided steps or 4 distilled ones."""
         generators = [torch.Generator().manual_seed(seed + index) for index in range(len(texts))]
-        steps, guidance = (4, 0.0) if few_steps else (SHEET_STEPS, 3.0)
+        steps, guidance = (4, 0.0) if few_steps else (SHEET_STEPS, SD_GUIDANCE)
         pipe = self.pipeline(few_steps)
         options: dict[str, Any] = {
             "num_inference_steps": steps,

@@ -18,9 +18,9 @@ from pipelines.longalign.preference_model import (
 from pipelines.longalign.rollout import consistency_rollout, guided, rollout, unguided
 from pipelines.longalign.train_parts import SHEET_PAGES, Sources, TrainingParts, save_sheet
 from pipelines.storybook.dataset import sample_rng
+from pipelines.storybook.guidance import SD_GUIDANCE
 from pipelines.training.loop import LoopConfig, runtime_device
 
-GUIDANCE = 3.0  # of the 50-step rollout; the paper's 7.5 belongs to Stable Diffusion
 HELD_OUT = 24
 
 
@@ -101,7 +101,8 @@ class RewardTask:
 
             return consistency_rollout(predict, x, alphas, fresh, prediction=prediction)
         cond, uncond = self.parts.condition([*texts, *[""] * len(texts)]).chunk(2)
-        predict = guided(self.parts.network, cond, uncond, GUIDANCE)
+        # as Storybook's model is sampled; the paper's 7.5 belongs to Stable Diffusion
+        predict = guided(self.parts.network, cond, uncond, SD_GUIDANCE)
         steps, every = self.steps
         start = sample_rng(self.seed + 2, sample).randrange(every)
         options = {"start": start, "steps": steps, "every": every}

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
+from pipelines.storybook.guidance import SD_GUIDANCE
 from pipelines.storybook.judging import WEIGHTS, evaluation_parser, measure_prompts, report, weights_key
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = evaluation_parser("pipelines.storybook.evaluate_sd", __doc__, WEIGHTS / "storybook-sd")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=SD_GUIDANCE)
     options = parser.parse_args(arguments)
     from diffusers import StableDiffusionPipeline
 

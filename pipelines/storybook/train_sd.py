@@ -17,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipelines.storybook.captions import caption
 from pipelines.storybook.dataset import sample_rng
+from pipelines.storybook.guidance import SD_GUIDANCE
 from pipelines.storybook.latents import GRID, load_autoencoder, whole_drawings
 from pipelines.storybook.probe import SceneProbe, scene_targets
 from pipelines.storybook.scene import Scene
@@ -175,7 +176,7 @@ def sample_sd(
     prompts: list[str],
     seed: int,
     steps: int = 20,
-    guidance: float = 3.0,
+    guidance: float = SD_GUIDANCE,
 ) -> list[Image.Image]:
     """DDIM with classifier-free guidance at 128 px, a batch at once (for sheets and metrics)."""
     parameter = next(unet.parameters())

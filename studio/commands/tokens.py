@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from studio.checks import parse_integer
+from studio.checks import parse_integer, parse_number
 from studio.commands.console import existing, print_json, print_warnings, progress, read_prompt
 from studio.commands.painting import settings_with
 from studio.crafts.craft import News, Plan, loaded, memory_told
@@ -93,9 +93,9 @@ def generate(arguments: argparse.Namespace) -> int:
         prompt=read_prompt(arguments.prompt, arguments.prompt_file),
         keep=None if arguments.keep is None else parse_integer("keep", arguments.keep),
         seed=parse_integer("seed", arguments.seed),
-        temperature=_number("temperature", arguments.temperature),
+        temperature=parse_number("temperature", arguments.temperature),
         top_k=parse_integer("top_k", arguments.top_k),
-        top_p=_number("top_p", arguments.top_p),
+        top_p=parse_number("top_p", arguments.top_p),
         steps=_steps(arguments),
     )
     for path in filter(None, (out, tokens_out)):
@@ -166,13 +166,6 @@ def _token_file(text: str) -> Path:
 
 def _steps(arguments: argparse.Namespace) -> int | None:
     return None if arguments.steps is None else parse_integer("steps", arguments.steps)
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise StudioError("bad_input", f"{name}: given {text!r}, allowed a number.") from error
 
 
 def _write(out: Path, write: Any) -> None:

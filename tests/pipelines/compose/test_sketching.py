@@ -87,7 +87,7 @@ def test_short_prompts_are_read_as_in_training_and_long_ones_whole(model):
     stock = StableDiffusionPipeline.from_pipe(model.sketcher, requires_safety_checker=False)
     stock.set_progress_bar_config(disable=True)
     asked = stock(
-        PROMPT, height=64, width=64, num_inference_steps=2, guidance_scale=sketching.GUIDANCE,
+        PROMPT, height=64, width=64, num_inference_steps=2, guidance_scale=sketching.SD_GUIDANCE,
         generator=torch.Generator().manual_seed(1),
     ).images[0]  # fmt: skip
     assert np.array_equal(pixels(run(model, width=64, height=64)), np.asarray(asked))
@@ -190,7 +190,7 @@ def stock(folder, loras, steps, *, few):
     return np.asarray(
         pipe(
             PROMPT, height=64, width=64, num_inference_steps=steps, generator=seed,
-            guidance_scale=0.0 if few else sketching.GUIDANCE,
+            guidance_scale=0.0 if few else sketching.SD_GUIDANCE,
         ).images[0]
     )  # fmt: skip
 
