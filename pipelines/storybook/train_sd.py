@@ -44,6 +44,7 @@ SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
     "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",  # calls start at pure noise, as pictures do
 }
 DROPOUT = 0.1
 SHEET_PROMPTS = (
