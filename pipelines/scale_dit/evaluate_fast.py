@@ -63,13 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     runtime = choose_runtime()
     pipeline = ScaleDiTPipeline.from_pretrained(options.folder, dtype=getattr(torch, runtime.dtype))
-    pipeline.load_lora_weights(options.folder / options.lora, adapter_name="fast")
+    lora = options.folder / options.lora
+    pipeline.load_lora_weights(lora, adapter_name="fast")
     pipeline.to(runtime.device).set_progress_bar_config(disable=True)
 
     def paint(prompts: list[str], generators: list[torch.Generator]) -> list[Image.Image]:
         return pipeline(prompts, generator=generators, **fast_calls(options.steps)).images
 
-    key = weights_key(options.folder, extra=f"{options.lora}/{options.steps}")
+    key = weights_key(options.folder, lora, extra=f"{options.lora}/{options.steps}")
     report(
         measure_prompts(paint, f"{options.folder.name}-fast", key, options.n, options.judge, options.cache),
         options.out,

@@ -47,13 +47,26 @@ class Answers:
 
 
 def weights_key(*folders: Path, extra: str = "") -> str:
-    """Twelve hexadecimal digits that change with any weight or configuration file of the folders."""
+    """Twelve hexadecimal digits that change with any weight or configuration file of the folders.
+
+    Adapters lie in the folder of their pipeline and mostly do not act: of such a folder only the parts that
+    its index names count. Name the folder of an adapter beside it where one does.
+    """
     digest = hashlib.sha256(extra.encode())
     for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".safetensors", ".json"):
-                digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+        for path in _weight_files(folder):
+            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Weights and configurations in a folder; in that of a pipeline, its own and those of its parts."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".safetensors", ".json")]
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return files
+    parts = json.loads(index.read_text(encoding="utf-8"))
+    return [path for path in files if path.parent == folder or path.relative_to(folder).parts[0] in parts]
 
 
 def judge_pictures(paint: Paint, judge: Any, asked: Sequence[Asked], answers: Answers) -> dict[str, Share]:

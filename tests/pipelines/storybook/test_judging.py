@@ -83,6 +83,19 @@ def test_other_weights_have_another_key(tmp_path):
     assert weights_key(tmp_path / "a") != first
 
 
+def test_adapters_in_a_model_folder_count_where_they_are_named(tmp_path):
+    folder, adapter = tmp_path / "model", tmp_path / "model/fast-lora"
+    for part in ("unet", "fast-lora"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "model.safetensors").write_bytes(b"one")
+    (folder / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
+    plain, adapted = weights_key(folder), weights_key(folder, adapter)
+    (adapter / "model.safetensors").write_bytes(b"two")
+    assert weights_key(folder) == plain and weights_key(folder, adapter) != adapted
+    (folder / "unet/model.safetensors").write_bytes(b"two")
+    assert weights_key(folder) != plain
+
+
 def test_figures_are_printed_and_written_with_their_confidence(tmp_path, capsys):
     report({"one_object/seen": {"kind": Share(3, 4)}}, tmp_path / "new/out.json")
     assert "75.0%" in capsys.readouterr().out
