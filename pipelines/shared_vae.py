@@ -9,7 +9,7 @@ whole.
 from pathlib import Path
 from typing import Any
 
-from pipelines.weights import differences, list_files, shared_vae_files
+from pipelines.weights import SHARED_VAE, differences, files_beside, list_files
 
 LENDER = "storybook-vae"
 
@@ -37,7 +37,7 @@ def load_shared_vae(folder: str | Path, dtype: Any = None) -> Any:
         ValueError: the folder beside it is missing or holds other files.
     """
     folder = Path(folder)
-    files = shared_vae_files(folder)
+    files = files_beside(folder, SHARED_VAE)
     if not files:
         return None
     lender = folder / Path(next(iter(files))).parent
@@ -48,10 +48,14 @@ def load_shared_vae(folder: str | Path, dtype: Any = None) -> Any:
         )
     from diffusers import AutoencoderKL
 
+    return AutoencoderKL.from_pretrained(lender, use_safetensors=True, **dtype_option(dtype, "vae"))
+
+
+def dtype_option(dtype: Any, part: str) -> dict[str, Any]:
+    """The option with which one part is opened in the dtype that a whole pipeline was asked in."""
     if isinstance(dtype, dict):
-        dtype = dtype.get("vae", dtype.get("default"))
-    options = {} if dtype is None else {"dtype": dtype}
-    return AutoencoderKL.from_pretrained(lender, use_safetensors=True, **options)
+        dtype = dtype.get(part, dtype.get("default"))
+    return {} if dtype is None else {"dtype": dtype}
 
 
 def open_vae(folder: Path) -> Any:

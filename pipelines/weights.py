@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 MANIFEST = "MANIFEST.json"
-SHARED_VAE = "_shared_vae"  # key of a model_index.json; see pipelines/shared_vae.py
+# keys of a model_index.json under which a folder names what it takes from the one beside it
+SHARED_VAE = "_shared_vae"  # see pipelines/shared_vae.py
+IMAGE_MODEL = "_image_model"  # see pipelines/vidrd/image_model.py
 
 
 def sha256_of(path: Path) -> str:
@@ -42,8 +44,8 @@ def list_files(folder: Path) -> dict[str, dict[str, Any]]:
 def verify_folder(folder: str | Path) -> list[str]:
     """Problems of a model folder, each one sentence; empty when every file is there and whole.
 
-    A folder without an entry in the manifest beside it is only checked for readable safetensors headers. An
-    autoencoder that it takes from the folder beside it is checked as well.
+    A folder without an entry in the manifest beside it is only checked for readable safetensors headers. What
+    it takes from the folder beside it is checked as well.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -52,7 +54,8 @@ def verify_folder(folder: str | Path) -> list[str]:
     for name, why in _unreadable(folder):
         problems.setdefault(name, f"{name} can't be read as safetensors: {why}")
     try:
-        problems |= differences(folder, shared_vae_files(folder))
+        for key in (SHARED_VAE, IMAGE_MODEL):
+            problems |= differences(folder, files_beside(folder, key))
     except ValueError as error:
         problems["model_index.json"] = str(error)
     return list(problems.values())
@@ -72,11 +75,13 @@ def differences(folder: Path, files: dict[str, dict[str, Any]]) -> dict[str, str
     return found
 
 
-def shared_vae_files(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """What a folder takes from the one beside it as its autoencoder: "../name/file" -> sha256 and bytes.
+def files_beside(folder: str | Path, key: str) -> dict[str, dict[str, Any]]:
+    """What the index of a folder takes from the one beside it: "../name/file" -> sha256 and bytes.
 
-    Empty where the folder has its own, or no readable index.
+    Empty where the folder holds everything itself, or has no readable index.
 
+    Args:
+        key: `SHARED_VAE` or `IMAGE_MODEL`.
     Raises:
         ValueError: the index says something else than the name of a folder beside it and its files.
     """
@@ -84,19 +89,25 @@ def shared_vae_files(folder: str | Path) -> dict[str, dict[str, Any]]:
         index = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    if not isinstance(index, dict) or SHARED_VAE not in index:
+    if not isinstance(index, dict) or key not in index:
         return {}
     try:
-        lender, files = index[SHARED_VAE]["folder"], index[SHARED_VAE]["files"]
-        # plain names only: an index from elsewhere must not lead out of the models' directory
-        if not files or any(Path(name).name != name or name in ("", "..") for name in (lender, *files)):
+        lender, files = index[key]["folder"], index[key]["files"]
+        # an index from elsewhere must not lead out of the models' directory
+        if not files or "/" in lender or not all(map(_stays_inside, (lender, *files))):
             raise ValueError(lender)
         return {
             f"../{lender}/{name}": {"sha256": str(facts["sha256"]), "bytes": int(facts["bytes"])}
             for name, facts in files.items()
         }
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"model_index.json: {SHARED_VAE} doesn't name a folder and its files") from error
+        raise ValueError(f"model_index.json: {key} doesn't name a folder and its files") from error
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a relative path with slashes can only lead further in, on any system."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not any(part in ("..", "/") or "\\" in part or ":" in part for part in parts)
 
 
 def _listed(folder: Path) -> dict[str, dict[str, Any]]:

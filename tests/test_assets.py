@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.weights import differences, shared_vae_files
+from pipelines.weights import IMAGE_MODEL, SHARED_VAE, differences, files_beside
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WEIGHTS = REPOSITORY / "assets" / "weights"
@@ -17,7 +17,7 @@ MANIFEST = WEIGHTS / "MANIFEST.json"
 FILE_LIMIT = 10_000_000  # a Space refuses files over 10 MiB that are not in large-file storage
 ASSETS_LIMIT = 90_000_000
 PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
-SHARING_CLASSES = ("FlexTokPipeline", "FlexARPipeline", "VidRDPipeline")
+SHARING_CLASSES = {SHARED_VAE: ("FlexTokPipeline", "FlexARPipeline"), IMAGE_MODEL: ("VidRDPipeline",)}
 SHARED_PARTS = ("vae", "text_encoder", "text_encoder_2")
 TOP_LEVEL = {
     *(
@@ -117,15 +117,19 @@ class TestWeights:
                 if library is None:
                     continue  # an optional part that this pipeline goes without
                 assert hasattr(import_module(library), name), f"{index.parent.name}/{part}: {library}.{name}"
-                assert (index.parent / part).is_dir() or (part == "vae" and shared_vae_files(index.parent))
+                is_lent = files_beside(index.parent, IMAGE_MODEL) or (
+                    part == "vae" and files_beside(index.parent, SHARED_VAE)
+                )
+                assert (index.parent / part).is_dir() or is_lent
 
-    def test_an_autoencoder_is_only_shared_by_folders_that_need_our_classes(self):
+    def test_parts_are_only_shared_by_folders_that_need_our_classes(self):
         """Stock diffusers knows nothing of sharing; and what is named beside a folder has to be there."""
         for index in model_indexes():
-            if files := shared_vae_files(index.parent):
-                assert json.loads(index.read_text())["_class_name"] in SHARING_CLASSES, index
-                assert differences(index.parent, files) == {}
-                assert not (index.parent / "vae").exists()
+            for key, classes in SHARING_CLASSES.items():
+                if files := files_beside(index.parent, key):
+                    assert json.loads(index.read_text())["_class_name"] in classes, index
+                    assert differences(index.parent, files) == {}
+                    assert not (index.parent / "vae" / "diffusion_pytorch_model.safetensors").exists()
 
     def test_transformers_parts_ask_for_float32(self):
         # without it they load in the stored half precision, and the diffusers parts beside them in single

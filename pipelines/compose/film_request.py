@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.weights import IMAGE_MODEL, files_beside
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -180,13 +182,18 @@ def forecast_film(folder: Path, request: FilmRequest) -> FilmForecast:
     return FilmForecast(work / _speed + 1.0, memory, plan.total_frames * request.smooth)
 
 
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+def _bytes(folder: Path, part: str = "") -> int:
+    """Bytes of all weights, or of one part's, with those of the image model that the folder lies over."""
+    own = sum(path.stat().st_size for path in (folder / part).rglob("*.safetensors"))
+    lent = files_beside(folder, IMAGE_MODEL).items()
+    return own + sum(
+        facts["bytes"] for name, facts in lent if f"/{part}" in name and name.endswith(".safetensors")
+    )
 
 
 def count_weights(folder: Path) -> int:
     """About how many weights the UNet has (stored in half precision)."""
-    return sum(path.stat().st_size for path in (folder / "unet").glob("*.safetensors")) // 2
+    return _bytes(folder, "unet") // 2
 
 
 def _work(plan: FilmPlan, weights: int) -> float:

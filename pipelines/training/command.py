@@ -29,12 +29,16 @@ def recipe_parser(
 
 
 def run_recipe(recipes: Mapping[str, Recipe], options: argparse.Namespace) -> None:
-    """Train what the options ask for; a state folder with a checkpoint goes on from there."""
+    """Train what the options ask for; a state folder with a checkpoint goes on from there.
+
+    A task of which only a part is published has a method `starting_weights`, which completes it.
+    """
     torch.set_num_threads(options.threads)
     task, config = recipes[options.recipe](options)
     if options.samples is not None:
         config = replace(config, samples=options.samples)
-    start = load_weights(options.start_from) if options.start_from else None
+    load = getattr(task, "starting_weights", load_weights)
+    start = load(options.start_from) if options.start_from else None
     Run(task, config, options.state, start).train(options.minutes)
 
 

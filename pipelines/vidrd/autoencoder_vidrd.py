@@ -82,7 +82,7 @@ class VidRDAutoencoderKL(AutoencoderKL):
         model = cls(**fields)
         missing, unexpected = model.load_state_dict(vae.state_dict(), strict=False)
         assert not unexpected and all(".temp_convs." in name for name in missing)
-        return model.to(vae.dtype)
+        return nn.Module.to(model, vae.dtype)  # diffusers' own method warns of every dtype
 
     @classmethod
     def _fields(cls) -> set[str]:

@@ -254,18 +254,24 @@ def summary(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def evaluate_decoder(vae: Any, parts: Path, n: int, cache: Path) -> dict[str, float]:
-    """Flicker on static pixels and PSNR, temporal layers on and off, on held-out clips."""
+def evaluate_decoder(vae: Any, n: int, cache: Path) -> dict[str, float]:
+    """Flicker on static pixels and PSNR, temporal layers on and off, on held-out clips.
+
+    Raises:
+        ValueError: the autoencoder has no temporal layers.
+    """
     from dataclasses import replace
 
     from pipelines.storybook.clip_latents import ClipStream
     from pipelines.storybook.clips import ClipMix
     from pipelines.storybook.dataset import to_tensor
-    from pipelines.storybook.latents import load_autoencoder
+    from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
     from pipelines.vidrd.train_decoder import decoder_figures
 
+    if not isinstance(vae, VidRDAutoencoderKL):
+        raise ValueError("the model's autoencoder has no layers along time; publish a trained decoder first")
     mix = ClipMix(scenes=replace(ClipMix().scenes, held_out=True))
-    stream = ClipStream(load_autoencoder(parts), cache / "clips", n, NUM_FRAMES, mix, 900_075)
+    stream = ClipStream(vae, cache / "clips", n, NUM_FRAMES, mix, 900_075)
     latents, _ = stream.batch(0, n)
     clips = [to_tensor(stream.draw(slot)) for slot in range(n)]
     return {name: round(value, 5) for name, value in decoder_figures(vae, list(latents), clips)[0].items()}
@@ -303,7 +309,7 @@ def _films(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
 
 
 def _decoder(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
-    return {"held_out": evaluate_decoder(pipeline.vae, options.folder, options.n, options.cache)}
+    return {"held_out": evaluate_decoder(pipeline.vae, options.n, options.cache)}
 
 
 def _interpolation(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:

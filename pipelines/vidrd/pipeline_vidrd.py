@@ -11,7 +11,6 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from pipelines.shared_vae import SharesVae
 from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
 from pipelines.vidrd.clip_loop import ClipLatents, ClipLoop, ClipPlan, Step, Stopped, ending_from
 from pipelines.vidrd.clip_store import ClipStore, FinishedClip
@@ -20,6 +19,7 @@ from pipelines.vidrd.film_plan import ClipOrder, ClipSettings, FilmPlan, read_se
 from pipelines.vidrd.film_texts import Texts, draw_seeds
 from pipelines.vidrd.frames import middle_crop
 from pipelines.vidrd.handover import Handover
+from pipelines.vidrd.image_model import LiesOverImageModel
 from pipelines.vidrd.noise import NoiseSource, PublishedNoise, SeededNoise, Shape
 from pipelines.vidrd.output import VideoOutput
 from pipelines.vidrd.trajectory import FRAMES, Guide, Trajectory, made_up_trajectory
@@ -31,7 +31,7 @@ START_NUMBER = -1  # noise of pictures that a film starts from is drawn as that 
 PICTURE_HANDOVER = Handover(overlap=1, guidance=1.0, order="mirror")
 
 
-class VidRDPipeline(SharesVae, DiffusionPipeline):
+class VidRDPipeline(LiesOverImageModel, DiffusionPipeline):
     """VidRD: Stable Diffusion components with a video UNet and (optionally) a temporal decoder.
 
     A film is `num_clips` clips of `num_frames` frames; each clip continues the one before by its noise and by

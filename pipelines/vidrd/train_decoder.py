@@ -22,6 +22,7 @@ from pipelines.storybook.clip_latents import STREAM_SIZE, ClipStream
 from pipelines.storybook.clips import ClipMix
 from pipelines.storybook.dataset import sample_rng, to_tensor
 from pipelines.storybook.latents import load_autoencoder
+from pipelines.training.command import load_weights
 from pipelines.training.loop import LoopConfig, runtime_device
 from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
 from pipelines.vidrd.train_video import HELD_OUT_SEED, NUM_FRAMES, quicken
@@ -93,6 +94,11 @@ class DecoderTask:
             round(CRITIC_FROM * decoder_recipe().samples) if critic_from is None else critic_from
         )
         self.seed = seed
+
+    def starting_weights(self, folder: Path) -> dict[str, torch.Tensor]:
+        """Weights of a published video model's decoder, with a fresh critic."""
+        stored = load_weights(folder / "vae")
+        return {**self.model.state_dict(), **{f"vae.{name}": value for name, value in stored.items()}}
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
         latents, _ = self.stream.batch(first_sample, batch)

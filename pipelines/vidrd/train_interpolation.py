@@ -14,11 +14,12 @@ from pipelines.storybook.clip_latents import STREAM_SIZE, ClipEntry, ClipStream
 from pipelines.storybook.clips import ClipMix
 from pipelines.storybook.dataset import sample_rng
 from pipelines.storybook.latents import load_autoencoder
+from pipelines.training.command import load_weights
 from pipelines.training.loop import LoopConfig, runtime_device
+from pipelines.vidrd.image_model import open_unet, parts_folder
 from pipelines.vidrd.interpolation import FACTORS, WINDOW, interpolation_unet, masked_context
 from pipelines.vidrd.objective import load_sampler, noisy_and_target
 from pipelines.vidrd.train_video import HELD_OUT_SEED, FrozenText, quicken
-from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel
 
 AUGMENTATION = 250  # latest of the sampler's 1000 times at which given latents are told
 DROPOUT = 0.5  # the given frames say most; the product interpolates without a text
@@ -43,13 +44,18 @@ class InterpolationTask:
 
     def __init__(self, parts: Path, cache: Path, size: int = STREAM_SIZE, seed: int = 63) -> None:
         torch.manual_seed(seed)
-        self.model: nn.Module = interpolation_unet(VidRDUNet3DModel.from_pretrained(parts / "unet"))
+        self.model: nn.Module = interpolation_unet(open_unet(parts))
         quicken(self.model)
-        self.sampler, self.text, self.vae = load_sampler(parts), FrozenText(parts), load_autoencoder(parts)
+        source = parts_folder(parts)
+        self.sampler, self.text, self.vae = load_sampler(source), FrozenText(source), load_autoencoder(source)
         self.stream = ClipStream(self.vae, cache, size, WINDOW)
         held_out = ClipMix(scenes=replace(ClipMix().scenes, held_out=True))
         self.held_out = ClipStream(self.vae, cache, HELD_OUT_COUNT, WINDOW, held_out, HELD_OUT_SEED + 2)
         self.seed = seed
+
+    def starting_weights(self, folder: Path) -> dict[str, torch.Tensor]:
+        """Weights of a published model."""
+        return load_weights(folder / "interpolator")
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
         latents, entries = self.stream.batch(first_sample, batch)

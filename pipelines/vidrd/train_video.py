@@ -21,6 +21,7 @@ from pipelines.storybook.clip_latents import STREAM_SIZE, ClipEntry, ClipStream,
 from pipelines.storybook.clips import ClipMix
 from pipelines.storybook.dataset import sample_rng
 from pipelines.storybook.latents import load_autoencoder
+from pipelines.training.command import load_weights
 from pipelines.training.group_norm import use_quick_group_norm
 from pipelines.training.loop import LoopConfig, runtime_device
 from pipelines.vidrd.clip_loop import ClipLoop, ClipPlan
@@ -115,6 +116,10 @@ class VideoTask:
         held_out = ClipMix(scenes=replace(ClipMix().scenes, held_out=True))
         self.held_out = ClipStream(self.vae, cache, HELD_OUT_COUNT, NUM_FRAMES, held_out, HELD_OUT_SEED)
         self.object_weight, self.seed = object_weight, seed
+
+    def starting_weights(self, folder: Path) -> dict[str, torch.Tensor]:
+        """Weights of a published video model; image weights that its folder leaves out are this run's own."""
+        return {**self.model.state_dict(), **load_weights(folder / "unet")}
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
         latents, entries = self.stream.batch(first_sample, batch)

@@ -137,7 +137,7 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         foreign = [name for name in missing if not is_temporal(name)] + unexpected
         if foreign:
             raise ValueError(f"the image UNet has other parts than a plain text-to-image one: {foreign[:4]}")
-        return model.to(unet.dtype)
+        return nn.Module.to(model, unet.dtype)  # diffusers' own method warns of every dtype
 
     def forward(
         self,

@@ -9,7 +9,7 @@ import torch
 from pipelines import FlexTokPipeline
 from pipelines.flextok import publish
 from pipelines.shared_vae import LENDER, load_shared_vae, open_vae, vae_beside
-from pipelines.weights import SHARED_VAE, list_files, shared_vae_files, verify_folder
+from pipelines.weights import SHARED_VAE, files_beside, list_files, verify_folder
 from tests.pipelines.flextok.conftest import tiny_models
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -119,9 +119,9 @@ def test_an_index_that_names_anything_else_is_refused(borrower, shared):
 
 
 def test_folders_without_an_index_share_nothing(tmp_path):
-    assert shared_vae_files(tmp_path) == {} and load_shared_vae(tmp_path / "gone") is None
+    assert files_beside(tmp_path, SHARED_VAE) == {} and load_shared_vae(tmp_path / "gone") is None
     (tmp_path / "model_index.json").write_text("[]")
-    assert shared_vae_files(tmp_path) == {}
+    assert files_beside(tmp_path, SHARED_VAE) == {}
 
 
 def test_the_index_keeps_what_is_shared_when_the_generator_joins(borrower):

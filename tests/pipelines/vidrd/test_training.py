@@ -141,24 +141,12 @@ def test_a_run_becomes_a_folder_that_films_and_a_run_starts_from_it(parts, cache
     own = pipeline.unet.half().state_dict()
     assert all(own[name].equal(value) for name, value in image.items())  # not their bf16 copies
     assert own["mid_block.temp_convs.0.convs.15.weight"].any()
-    beside = tmp_path / "models"
-    shutil.copytree(parts / "vae", beside / "storybook-vae")
-    publish.publish_video(tmp_path / "state", beside / "storybook-video", parts)
-    assert not (beside / "storybook-video/vae").exists()
-    stored = VidRDPipeline.from_pretrained(beside / "storybook-video").vae.state_dict()
-    assert all(stored[name].equal(value) for name, value in pipeline.vae.state_dict().items())
     task = VideoTask(parts, cache, size=1)
-    start = train_start(folder / "unet")
+    start = task.starting_weights(folder)
     again = Run(task, recipe(), tmp_path / "again", start)
     assert again.samples == 0 and again.train_step()["loss"] > 0
     name = "mid_block.temp_convs.0.convs.0.weight"
     assert (task.model.state_dict()[name].float() - start[name].float()).abs().max() < 0.02
-
-
-def train_start(folder):
-    from pipelines.training.command import load_weights
-
-    return load_weights(folder)
 
 
 def test_the_temporal_decoder_learns_and_only_it(decoder_parts, tmp_path):
@@ -185,8 +173,10 @@ def test_the_temporal_decoder_learns_and_only_it(decoder_parts, tmp_path):
     stored = VidRDAutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float16).state_dict()
     image = AutoencoderKL.from_pretrained(parts / "vae").half().state_dict()
     assert all(stored[name].equal(value) for name, value in image.items())
-    figures = evaluate_decoder(VidRDAutoencoderKL.from_pretrained(folder / "vae"), parts, 1, tmp_path)
+    figures = evaluate_decoder(VidRDAutoencoderKL.from_pretrained(folder / "vae"), 1, tmp_path)
     assert figures["flicker_off"] > 0
+    with pytest.raises(ValueError, match="no layers along time"):
+        evaluate_decoder(AutoencoderKL.from_pretrained(parts / "vae"), 1, tmp_path)
 
 
 def test_the_critic_never_feels_the_decoders_loss_and_the_other_way_round(decoder_parts, tmp_path):

@@ -1,0 +1,155 @@
+"""A video model over the image model in the folder beside it.
+
+Training leaves the image layers as they are, so a published folder need not hold them again: it has the
+layers along time alone (`LAYERS` in `unet`, and in `vae` where the decoder has them too), and its index names
+the folder with everything else, with checksums. Temporal layers fit the weights that they were trained over,
+so a folder with other weights is refused. A folder that holds all parts is opened as ever, and saving a
+pipeline writes all parts.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from pipelines.shared_vae import dtype_option
+from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
+from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
+from pipelines.weights import IMAGE_MODEL, differences, files_beside, list_files
+
+LAYERS = "temporal_layers.safetensors"
+LENT = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+TEMPORAL_OPTIONS = (
+    "add_temp_conv", "add_temp_embed", "add_temp_attn_only_on_upblocks", "prepend_first_frame",
+)  # fmt: skip
+
+
+def image_model_beside(parts: Path, folder: Path) -> dict[str, Any] | None:
+    """What the index of `folder` has to say (under `IMAGE_MODEL`) to lie over the image model beside it.
+
+    Args:
+        parts: folder of the image model that the video model was trained over.
+        folder: folder of the video model.
+    Returns:
+        None: no folder of that name is beside it, or it holds other files.
+    """
+    files = {f"{part}/{name}": facts for part in LENT for name, facts in list_files(parts / part).items()}
+    name = parts.resolve().name
+    return None if differences(folder.resolve().parent / name, files) else {"folder": name, "files": files}
+
+
+def image_folder(folder: str | Path) -> Path | None:
+    """Where the image model of a video model's folder lies; None: the folder holds all parts itself.
+
+    Raises:
+        ValueError: the folder beside it is missing or holds other weights.
+    """
+    folder = Path(folder)
+    files = files_beside(folder, IMAGE_MODEL)
+    if not files:
+        return None
+    lender = folder.parent / Path(next(iter(files))).parts[1]
+    if problems := list(differences(folder, files).values()):
+        raise ValueError(
+            f"{folder.name} holds layers along time for the {lender.name} that they were trained over, "
+            f"which is not beside it any more: {problems[0]}"
+        )
+    return lender
+
+
+def parts_folder(folder: Path) -> Path:
+    """Where text encoder, tokenizer and sampler of a video model lie."""
+    return image_folder(folder) or folder
+
+
+def save_layers(model: Any, folder: Path) -> None:
+    """The layers along time of a model, in half precision, with its configuration."""
+    model.save_config(folder)
+    layers = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file({name: value for name, value in layers.items() if is_temporal(name)}, folder / LAYERS)
+
+
+def open_unet(folder: Path, **options: Any) -> VidRDUNet3DModel:
+    """The UNet of a video model's folder; options as of `from_pretrained`."""
+    return _open_unet(folder, image_folder(folder), **options)
+
+
+def open_autoencoder(folder: Path, **options: Any) -> AutoencoderKL | VidRDAutoencoderKL:
+    """The autoencoder of a video model's folder; it looks along time where the folder has layers for that."""
+    return _open_autoencoder(folder, image_folder(folder), **options)
+
+
+def _open_unet(folder: Path, lender: Path | None, **options: Any) -> VidRDUNet3DModel:
+    if lender is None:
+        return VidRDUNet3DModel.from_pretrained(folder / "unet", **options)
+    image = UNet2DConditionModel.from_pretrained(lender / "unet", use_safetensors=True, **options)
+    config = VidRDUNet3DModel.load_config(folder / "unet")
+    own = {name: config[name] for name in TEMPORAL_OPTIONS}
+    return _with_layers(VidRDUNet3DModel.from_unet2d(image, **own), folder / "unet")
+
+
+def _open_autoencoder(
+    folder: Path, lender: Path | None, **options: Any
+) -> AutoencoderKL | VidRDAutoencoderKL:
+    if lender is None:
+        config = json.loads((folder / "vae/config.json").read_text(encoding="utf-8"))
+        kind = VidRDAutoencoderKL if config["_class_name"] == "VidRDAutoencoderKL" else AutoencoderKL
+        return kind.from_pretrained(folder / "vae", **options)
+    vae = AutoencoderKL.from_pretrained(lender / "vae", use_safetensors=True, **options)
+    if not (folder / "vae").is_dir():
+        return vae
+    return _with_layers(VidRDAutoencoderKL.from_image_vae(vae), folder / "vae")
+
+
+def _with_layers(model: Any, folder: Path) -> Any:
+    """Put the layers of a folder into a model.
+
+    Raises:
+        ValueError: the file is damaged, or its layers are others than the model's.
+    """
+    try:
+        layers = load_file(folder / LAYERS)
+    except Exception as error:  # safetensors raises its own kind
+        raise ValueError(f"{folder / LAYERS} can't be read ({error!s:.100})") from error
+    expected = {name: value.shape for name, value in model.state_dict().items() if is_temporal(name)}
+    if {name: value.shape for name, value in layers.items()} != expected:
+        raise ValueError(f"{folder / LAYERS} holds other layers than its configuration says")
+    model.load_state_dict(layers, strict=False)
+    return model.eval()
+
+
+class LiesOverImageModel:
+    """Mixed in before `DiffusionPipeline`: folders may hold the layers along time alone."""
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Any:
+        """As diffusers' method.
+
+        Raises:
+            ValueError: see `image_folder`.
+        """
+        folder = Path(name)
+        if (lender := image_folder(folder)) is not None:
+            dtype = options.get("dtype", options.get("torch_dtype"))
+            options = {**_parts(folder, lender, dtype, options.keys()), **options}
+        return super().from_pretrained(name, **options)  # type: ignore[misc]
+
+
+def _parts(folder: Path, lender: Path, dtype: Any, given: Any) -> dict[str, Any]:
+    """All parts of a video model but those that are `given`."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from pipelines.vidrd.objective import load_sampler
+
+    opened = {
+        "scheduler": lambda: load_sampler(lender),
+        "text_encoder": lambda: CLIPTextModel.from_pretrained(
+            lender / "text_encoder", **dtype_option(dtype, "text_encoder")
+        ),
+        "tokenizer": lambda: CLIPTokenizer.from_pretrained(lender / "tokenizer"),
+        "unet": lambda: _open_unet(folder, lender, **dtype_option(dtype, "unet")),
+        "vae": lambda: _open_autoencoder(folder, lender, **dtype_option(dtype, "vae")),
+    }
+    return {name: opener() for name, opener in opened.items() if name not in given}
