@@ -150,10 +150,12 @@ def _try(name: str, tensors: list[Tensor], exact: Tensor, is_chosen: bool) -> Ba
     # A broken installation may raise anything; the panel has to say so and go on.
     except Exception as error:
         return BackendResult(name, "failed", f"{type(error).__name__}: {error}", is_chosen)
+    if not output.isfinite().all():  # no figures then: NaN is nothing that JSON can hold
+        return BackendResult(name, "failed", "its output holds NaN or infinity", is_chosen)
     difference = output.cpu().double() - exact
     largest, relative = float(difference.abs().max()), float(difference.norm() / exact.norm())
     tolerance = TOLERANCES[tensors[0].dtype]
-    if not relative <= tolerance:
+    if relative > tolerance:
         reason = f"differs from the reference by {relative:.1e} (relative), allowed {tolerance:.0e}"
         return BackendResult(name, "failed", reason, is_chosen, largest, relative, duration)
     reason = "chosen by auto" if is_chosen else "on request"

@@ -46,6 +46,21 @@ def test_a_wrong_result_is_a_failure_and_forbids_speed_ups(monkeypatch):
         measure_speedup(side=8)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_output_that_is_no_number_is_a_failure_without_figures(monkeypatch, value):
+    right = backend_sdpa.forward
+
+    def wrong(*arguments):
+        output, lse = right(*arguments)
+        output[..., 0] = value
+        return output, lse
+
+    monkeypatch.setattr(backend_sdpa, "forward", wrong)
+    result = run_selftest(backends=("sdpa",))[0]
+    assert (result.status, result.reason) == ("failed", "its output holds NaN or infinity")
+    assert result.max_error is result.relative_error is result.duration_ms is None
+
+
 def test_a_back_end_that_raises_is_reported(monkeypatch):
     def broken(*arguments):
         raise OSError("library not found")
