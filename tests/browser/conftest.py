@@ -16,7 +16,7 @@ from studio.doors.doors import Doors
 from studio.settings import Settings
 from studio.studio import Studio
 from tests.browser.scene_painter import ScenePainter
-from tests.studio.makers import DrawingFilmer, DrawingTokenizer
+from tests.studio.makers import DrawingFilmer, DrawingTokenizer, FixedTester
 from tests.studio.painters import FixedLooker, SeedJudge, WordMeters, WordScorer, make_weights
 
 # factor on all waiting times, for a machine that has little time left for tests
@@ -38,13 +38,14 @@ BROWSER_ARGUMENTS = [
 
 @dataclass
 class LiveStudio:
-    """A served page; `painter.gates` decide how far a job gets; only `full` has `tokenizer` and `filmer`."""
+    """A served page; `painter.gates` decide how far a job gets; only `full` has the doubles after it."""
 
     studio: Studio
     painter: ScenePainter
     url: str
     tokenizer: DrawingTokenizer | None = None
     filmer: DrawingFilmer | None = None
+    tester: FixedTester | None = None
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +77,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStudio]:
         tokenizer=DrawingTokenizer(),
         filmer=DrawingFilmer(encodes=True),  # a browser plays real files only
         meters=WordMeters(),
+        tester=FixedTester(),
     )
     settings = Settings(data_dir=folder / "data", weights_dir=weights, model_dirs=(spatial,), port=17880)
     with serving(settings, painter, doors) as served:
@@ -95,7 +97,8 @@ def serving(settings: Settings, painter: ScenePainter, doors: Doors) -> Iterator
         )
         tokenizer = doors.tokenizer if isinstance(doors.tokenizer, DrawingTokenizer) else None
         filmer = doors.filmer if isinstance(doors.filmer, DrawingFilmer) else None
-        yield LiveStudio(studio, painter, url, tokenizer, filmer)
+        tester = doors.tester if isinstance(doors.tester, FixedTester) else None
+        yield LiveStudio(studio, painter, url, tokenizer, filmer, tester)
         page.close()
 
 

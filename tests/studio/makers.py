@@ -1,4 +1,7 @@
-"""A tokenizer and a filmer for tests: real files, real progress, real stopping; drawn with Pillow."""
+"""A tokenizer and a filmer for tests: real files, real progress, real stopping; drawn with Pillow.
+
+Beside them a tester of kernels that knows its findings beforehand.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from studio.crafts.reports import Report
+from studio.crafts.selftests import BackendFacts, SpeedFacts
 from studio.films import Film, FilmCost, Shoot, VideoFacts
 from studio.painter import PaintingStopped, ProgressReport
 from studio.requests import VideoRequest
@@ -235,3 +239,40 @@ class DrawingFilmer:
             return (Image.open(path).convert("RGB"),)
         except OSError as error:
             raise ValueError(f"{path.name} can't be read as a picture or video") from error
+
+
+@dataclass
+class FixedTester:
+    """Two back ends; one can't run here.
+
+    Args:
+        status: What the other one does, "ran" or "failed".
+        fault: What the test itself breaks with, if anything.
+        gate: Testing waits for it.
+    """
+
+    status: str = "ran"
+    fault: Exception | None = None
+    gate: threading.Event | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def device(self) -> str:
+        return "cpu"
+
+    def dtypes(self) -> tuple[str, ...]:
+        return ("bfloat16", "float32")
+
+    def backends(self, dtype: str) -> tuple[BackendFacts, ...]:
+        self.asked.append(dtype)
+        if self.gate is not None:
+            self.gate.wait(60)
+        if self.fault is not None:
+            raise self.fault
+        reason = "chosen by auto" if self.status == "ran" else "differs by 3.1e-02, allowed 1e-05"
+        taken = BackendFacts("sdpa", self.status, reason, True, 1e-6, 2e-7, 3.5)
+        return (taken, BackendFacts("triton", "refused", "no CUDA device", False, None, None, None))
+
+    def speed(self, dtype: str) -> SpeedFacts:
+        if self.status == "failed" or dtype != "float32":
+            return SpeedFacts(refusal="not now.")
+        return SpeedFacts(4096, 90.0, 10.0)

@@ -5,12 +5,12 @@ import { h, icon, ICONS } from "./dom.js";
 import { followJob } from "./following.js";
 
 const SHAPES = { ran: ICONS.check, refused: ICONS.minus, failed: ICONS.cross };
-const STATUS = { ran: "exact", refused: "can't run here", failed: "wrong" };
+const STATUS = { ran: "right", refused: "can't run here", failed: "wrong" };
 
 export function open(section) {
   const run = h("button", { type: "button", class: "t-button", data: { kind: "main" }, on: { click: start } }, "Run the self-test");
   const stop = h("button", { type: "button", class: "t-button t-hidden" }, "Cancel");
-  const says = h("p", { class: "t-room-says", role: "status", "aria-live": "polite" });
+  const line = h("p", { class: "t-room-says", role: "status", "aria-live": "polite" });
   const found = h("div", { class: "t-kernels" });
   section.append(
     h(
@@ -19,16 +19,23 @@ export function open(section) {
       h("h2", {}, "Kernels"),
       h("p", {}, "Large pictures are painted with attention that looks at a window and at the small picture it grows from. Every way to compute it is held here against one plain reference, in double precision, and only one that agrees is timed."),
       h("div", { class: "t-row" }, run, stop),
-      says,
+      line,
     ),
     found,
   );
+
+  let tested = ""; // when and where, of the tables that are shown
+
+  function says(text, isProblem = false) {
+    line.textContent = text;
+    line.dataset.kind = isProblem ? "problem" : "";
+  }
 
   async function start() {
     try {
       follow((await submitJob("selftest", {})).job);
     } catch (refusal) {
-      says.textContent = refusal.message;
+      says(refusal.message, true);
     }
   }
 
@@ -38,20 +45,21 @@ export function open(section) {
     stop.onclick = () => cancelJob(id).catch(() => {});
     const job = await followJob(id, (now) => {
       const waits = now.state === "queued" ? "Waiting for what is being painted" : `Testing, ${Math.round(100 * now.fraction)} %`;
-      says.textContent = now.is_final ? "" : waits;
+      says(now.is_final ? "" : waits);
     }).catch((refusal) => ({ state: "failed", error: refusal.message }));
     run.disabled = false;
     stop.classList.add("t-hidden");
-    if (job.state === "done") draw(job);
-    else says.textContent = job.error || "The test was cancelled.";
+    if (job.state === "done") return draw(job);
+    const before = tested && ` Below is the test before. ${tested}`;
+    says(`${job.error || "The test was cancelled."}${before}`, job.state === "failed");
   }
 
   function draw(job) {
     const { device, dtypes } = job.result;
-    const sound = dtypes.every((facts) => facts.is_sound);
-    const when = new Date(job.finished * 1000).toLocaleString();
-    says.textContent = `${sound ? "All that is used here is exact" : "Something is wrong: see below"}. Tested on ${device}, ${when}.`;
-    found.replaceChildren(...dtypes.map(table));
+    tested = `Tested on ${device}, ${new Date(job.finished * 1000).toLocaleString()}.`;
+    if (dtypes.every((facts) => facts.is_sound)) says(`Every back end that runs here agrees with the reference. ${tested}`);
+    else says(`${problem(dtypes)} ${tested}`, true);
+    found.replaceChildren(...dtypes.map((facts, index) => table(facts, index === 0)));
   }
 
   readJobs("selftest").then(
@@ -61,30 +69,47 @@ export function open(section) {
       if (last) draw(last);
       if (running) follow(running.id);
     },
-    (refusal) => (says.textContent = refusal.message),
+    (refusal) => says(refusal.message, true),
   );
   return { take() {} };
 }
 
-function table(facts) {
+/** What is wrong, and where. */
+function problem(dtypes) {
+  const wrong = dtypes.flatMap((facts) => facts.backends.filter((found) => found.status === "failed").map((found) => `${found.name} in ${facts.dtype}`));
+  return wrong.length ? `Wrong here: ${wrong.join(", ")}.` : "The back end that is in use can't run here.";
+}
+
+/** The verdicts in one precision; `isUsed`: pictures are painted in it. */
+function table(facts, isUsed) {
+  const pill = (is) => (is ? [" ", h("span", { class: "t-pill" }, "in use")] : null);
   const rows = facts.backends.map((found) =>
     h(
       "tr",
       { data: { status: found.status } },
-      h("th", { scope: "row" }, found.name, found.is_chosen ? h("span", { class: "t-pill" }, "in use") : null),
-      h("td", {}, h("span", { class: "t-state" }, icon(SHAPES[found.status]), STATUS[found.status])),
-      h("td", { class: "t-number" }, found.max_error === null ? "" : power(found.max_error)),
-      h("td", { class: "t-number" }, found.duration_ms === null ? "" : `${found.duration_ms.toFixed(1)} ms`),
-      h("td", {}, found.status === "ran" ? "" : found.reason),
+      h("th", { scope: "row" }, found.name, pill(found.is_chosen)),
+      verdict(found),
+      found.max_error === null ? null : h("td", { class: "t-number" }, power(found.max_error)),
+      found.duration_ms === null ? null : h("td", { class: "t-number" }, `${found.duration_ms.toFixed(1)} ms`),
     ),
   );
-  const names = ["Back end", "", "Largest error", "One call", "Why not"];
+  const names = ["Back end", "Verdict", "Largest error", "One call"];
   return h(
     "section",
     { class: "t-kernel", "aria-label": facts.dtype },
-    h("h3", {}, facts.dtype),
-    h("div", { class: "t-scroll", tabindex: "0" }, h("table", {}, h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows))),
+    h("h3", {}, facts.dtype, pill(isUsed)),
+    h("table", {}, h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)),
     speed(facts.speed),
+  );
+}
+
+/** The cell of a verdict; one without figures has their room for its reason. */
+function verdict(found) {
+  return h(
+    "td",
+    { colspan: found.max_error === null ? "3" : null },
+    h("span", { class: "t-state" }, icon(SHAPES[found.status]), STATUS[found.status]),
+    found.status === "ran" ? null : h("p", {}, found.reason),
   );
 }
 

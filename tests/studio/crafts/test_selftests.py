@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 
 import pytest
 
 from studio.cli import main
-from studio.crafts.selftests import BackendFacts, SpeedFacts
 from studio.doors import kernels
 from studio.doors.doors import Doors
 from studio.errors import StudioError
@@ -16,29 +14,8 @@ from studio.requests import SelftestRequest
 from studio.settings import Settings
 from studio.studio import Studio
 from tests.studio.conftest import finished
+from tests.studio.makers import FixedTester
 from tests.studio.painters import DrawingPainter
-
-
-@dataclass
-class FixedTester:
-    """Two back ends; one can't run here."""
-
-    status: str = "ran"
-    asked: list[str] = field(default_factory=list)
-
-    def device(self) -> str:
-        return "cpu"
-
-    def dtypes(self) -> tuple[str, ...]:
-        return ("bfloat16", "float32")
-
-    def backends(self, dtype: str) -> tuple[BackendFacts, ...]:
-        self.asked.append(dtype)
-        taken = BackendFacts("sdpa", self.status, "chosen by auto", True, 1e-6, 2e-7, 3.5)
-        return (taken, BackendFacts("triton", "refused", "no CUDA device", False, None, None, None))
-
-    def speed(self, dtype: str) -> SpeedFacts:
-        return SpeedFacts(4096, 90.0, 10.0) if dtype == "float32" else SpeedFacts(refusal="not now.")
 
 
 def test_a_test_is_a_job_like_any_other(settings: Settings) -> None:
