@@ -104,6 +104,15 @@ def files_beside(folder: str | Path, key: str) -> dict[str, dict[str, Any]]:
         raise ValueError(f"model_index.json: {key} doesn't name a folder and its files") from error
 
 
+def lenders(folder: str | Path) -> list[Path]:
+    """Folders beside a model's from which it takes files; none where its index is damaged."""
+    try:
+        names = [name for key in (SHARED_VAE, IMAGE_MODEL) for name in files_beside(folder, key)]
+    except ValueError:
+        return []
+    return sorted({Path(folder).parent / PurePosixPath(name).parts[1] for name in names})
+
+
 def _stays_inside(name: str) -> bool:
     """Whether a relative path with slashes can only lead further in, on any system."""
     parts = PurePosixPath(name).parts

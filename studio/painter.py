@@ -122,5 +122,8 @@ class Painter(Protocol):
     def read_manifest(self, weights_dir: Path) -> Mapping[str, Any]:
         """The weights' MANIFEST.json; {"models": {}} where there is none."""
 
+    def lenders(self, folder: Path) -> list[Path]:
+        """Folders beside a model's that loading it reads, too."""
+
     def verify_folder(self, folder: Path) -> list[str]:
         """Problems of the model files in `folder`, one sentence each; empty when all is well."""

@@ -166,7 +166,7 @@ class Registry:
             StudioError: unknown, missing or damaged; a model loaded before stays loaded.
         """
         card = self.usable(name, ability)
-        stamp = _stamp(card.folder)
+        stamp = self._stamp(card.folder)
         with self._lock:
             kept = self._loaded.get(card.name)
             if kept and kept[0] == stamp:
@@ -263,7 +263,7 @@ class Registry:
         return ("damaged", tuple(problems)) if problems else ("ok", ())
 
     def _verify(self, folder: Path) -> tuple[str, ...]:
-        stamp = _stamp(folder)
+        stamp = self._stamp(folder)
         with self._lock:
             known = self._verified.get(str(folder))
             if known and known[0] == stamp:
@@ -272,6 +272,10 @@ class Registry:
         with self._lock:
             self._verified[str(folder)] = (stamp, problems)
         return problems
+
+    def _stamp(self, folder: Path) -> tuple[object, ...]:
+        """Changes with every file that loading reads; what was checked or loaded before counts no longer."""
+        return tuple((str(place), *_files(place)) for place in (folder, *self._painter.lenders(folder)))
 
 
 def _size_problem(folder: Path, path: str, facts: dict[str, Any]) -> str:
@@ -294,11 +298,6 @@ def _files(folder: Path) -> list[tuple[str, int, int]]:
         if path.is_file():
             found.append((path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns))
     return found
-
-
-def _stamp(folder: Path) -> tuple[object, ...]:
-    """Changes whenever a file of the folder does; what was checked or loaded before counts no longer then."""
-    return tuple(_files(folder))
 
 
 def tenor_weights(folder: Path) -> Path | None:

@@ -110,6 +110,14 @@ class PipelinePainter:
             raise StudioError("damaged_model", "The weights' MANIFEST.json can't be read.", REPAIR) from error
         return manifest
 
+    def lenders(self, folder: Path) -> list[Path]:
+        """See `Painter`."""
+        from pipelines import weights
+        from pipelines.compose.sketching import enlarger_of, sketches
+
+        enlarger = enlarger_of(folder) if sketches(folder) else None
+        return [*weights.lenders(folder), *([enlarger] if enlarger else [])]
+
     def verify_folder(self, folder: Path) -> list[str]:
         """See `Painter`."""
         from pipelines import weights

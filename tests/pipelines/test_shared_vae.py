@@ -9,7 +9,7 @@ import torch
 from pipelines import FlexTokPipeline
 from pipelines.flextok import publish
 from pipelines.shared_vae import LENDER, load_shared_vae, open_vae, vae_beside
-from pipelines.weights import SHARED_VAE, files_beside, list_files, verify_folder
+from pipelines.weights import SHARED_VAE, files_beside, lenders, list_files, verify_folder
 from tests.pipelines.flextok.conftest import tiny_models
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -84,7 +84,7 @@ def test_saving_elsewhere_writes_it_whole(borrower, tmp_path):
 
 
 def test_a_missing_or_other_neighbour_is_told_in_one_line(borrower, weights):
-    assert verify_folder(borrower) == []
+    assert verify_folder(borrower) == [] and lenders(borrower) == [borrower.parent / LENDER]
     file = weights / LENDER / WEIGHTS
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -116,6 +116,7 @@ def test_an_index_that_names_anything_else_is_refused(borrower, shared):
     with pytest.raises(ValueError, match="doesn't name a folder and its files"):
         FlexTokPipeline.from_pretrained(borrower)
     assert verify_folder(borrower) == [f"model_index.json: {SHARED_VAE} doesn't name a folder and its files"]
+    assert lenders(borrower) == []
 
 
 def test_folders_without_an_index_share_nothing(tmp_path):

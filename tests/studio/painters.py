@@ -184,6 +184,9 @@ class DrawingPainter:
         manifest: Mapping[str, Any] = json.loads(path.read_text()) if path.exists() else {"models": {}}
         return manifest
 
+    def lenders(self, folder: Path) -> list[Path]:
+        return []
+
     def verify_folder(self, folder: Path) -> list[str]:
         files = self.read_manifest(folder.parent)["models"].get(folder.name, {}).get("files", {})
         return [

@@ -108,6 +108,42 @@ def test_changed_files_are_loaded_again(settings: Settings) -> None:
     assert painter.loads == ["storybook-flux"] * 2
 
 
+class Borrower(DrawingPainter):
+    """Knows what models take from folders beside them."""
+
+    def lenders(self, folder: Path) -> list[Path]:
+        return PipelinePainter().lenders(folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "lender", "key"),
+    [
+        ("tokens", "FluxPipeline", "storybook-vae", "_shared_vae"),
+        ("film", "FluxPipeline", "storybook-sd", "_image_model"),
+        ("storybook-mine", "StableDiffusionPipeline", "storybook-flux", ""),  # which enlarges its pictures
+    ],
+)
+def test_changed_files_of_a_folder_beside_it_load_a_model_again(
+    model: str, kind: str, lender: str, key: str, settings: Settings, tmp_path: Path
+) -> None:
+    painter = Borrower()
+    folder, beside = tmp_path / model, tmp_path / lender
+    for place in (folder, beside):
+        place.mkdir()
+        (place / "unet.safetensors").write_bytes(b"first")
+    taken = {"folder": lender, "files": {"unet.safetensors": {"sha256": "0", "bytes": 5}}}
+    index = {"_class_name": kind} | ({key: taken} if key else {})
+    (folder / "model_index.json").write_text(json.dumps(index))
+    registry = registry_of(replace(settings, model_dirs=(folder,)), painter)
+    for _ in range(2):
+        registry.load(model)
+    assert painter.loads == [model]
+    (beside / "unet.safetensors").write_bytes(b"another")
+    for _ in range(2):
+        registry.load(model)
+    assert painter.loads == [model] * 2
+
+
 def test_a_failed_load_keeps_the_model_that_was_there(settings: Settings, tmp_path: Path) -> None:
     painter = DrawingPainter()
     own = tmp_path / "own"
