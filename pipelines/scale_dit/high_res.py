@@ -126,7 +126,7 @@ class HighResOptions:
         )  # fmt: skip
 
 
-# with 28 + 18 steps, high_res_strength 27 / 32 (18 / 28 before a shift of 3) and guidance 3.5: the authors' FLUX.1 release
+# with 28 + 18 steps, high_res_strength 27 / 32 (18 / 28 before a shift of 3) and guidance 3.5: FLUX.1
 FLUX1_RELEASE = HighResOptions(
     attention="block", enlarge="sharpened", anchors="official", ntk_factor=10.0, guidance_scale=4.5
 )

@@ -27,7 +27,7 @@ def euler_schedule(template: Any, steps: int, start: float, device: torch.device
 
 
 def level_before_shift(template: Any, level: float) -> float:
-    """What the template's static shift takes to noise level `level`: s with shift s / (1 + (shift - 1) s) = level."""
+    """What the static shift takes to noise level `level`: s with shift s / (1 + (shift - 1) s) = level."""
     shift = float(template.config.shift)
     return level / (shift - (shift - 1) * level)
 

@@ -40,7 +40,9 @@ RECIPES: dict[str, Recipe] = {"fast": _fast, "flux": _flux, "lora": _lora, "text
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.scale_dit.train", __doc__, RECIPES)
     parser.add_argument("--parts", type=Path, help="model folder with vae and text encoders")
-    parser.add_argument("--cache", type=Path, help="latents shared between runs of flux and lora; default: below the state")
+    parser.add_argument(
+        "--cache", type=Path, help="latents shared between runs of flux and lora; default: in the state"
+    )
     options = parser.parse_args(arguments)
     if options.parts is None and options.recipe != "texture":
         parser.error(f"the recipe {options.recipe} needs --parts, a model folder")

@@ -1,8 +1,8 @@
 """Recipe of `storybook-flux/fast-lora`: the same pictures in eight calls and without guidance.
 
-The student walks from noise to picture in its own few steps; from every place where one of them begins, a frozen
-teacher solves its guided flow in finer steps to where that step should have led. The student learns these
-straight lines: piecewise rectified flow (PeRFlow, arXiv:2405.07510) with guidance distilled along
+The student walks from noise to picture in its own few steps; from every place where one of them begins, a
+frozen teacher solves its guided flow in finer steps to where that step should have led. The student learns
+these straight lines: piecewise rectified flow (PeRFlow, arXiv:2405.07510) with guidance distilled along
 (arXiv:2210.03142), on the student's own path, since that is where it will be asked (DAgger, arXiv:1011.0686).
 The student is the teacher with a LoRA, so both share one set of weights, and no picture is needed.
 """

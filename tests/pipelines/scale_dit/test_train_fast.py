@@ -32,7 +32,7 @@ def test_only_the_lora_learns_and_the_loss_falls(task, tmp_path):
 
 
 def test_the_teacher_is_the_model_without_the_student(task):
-    """Guided Euler steps of the plain transformer, each row with its own prompt, whatever the LoRA has become."""
+    """Guided Euler steps of the plain transformer, each row with its prompt, whatever the LoRA has become."""
     task.model.to(torch.float32)
     states, pooled = task.text.encode(["", "a red ball", "a blue car"], length=8)
     begin = torch.randn(4, 64, 64)  # two places each for two prompts
