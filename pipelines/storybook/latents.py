@@ -5,6 +5,7 @@ that a run leaves free; the recipes that train on whole drawings share one file.
 """
 
 import argparse
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -25,7 +26,7 @@ from pipelines.training.loop import runtime_device
 TILE = 128  # pixels of every training picture
 GRID = TILE // 16
 STREAM_SEED = 41
-MIX = SceneMix(counts=(0.55, 0.4, 0.05), sized=0.6)  # single objects teach shapes, pairs how they stand
+MIX = SceneMix(counts=(0.32, 0.6, 0.08), sized=0.6)  # single objects teach shapes, pairs how they stand
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class LatentStream:
         folder.mkdir(parents=True, exist_ok=True)
         count = 1 + views + (views and enlarged)
         shape = (size, count, 16, GRID * 2, GRID * 2)
-        path = folder / f"latents_{seed}_{size}_{count}.npy"
+        drawn = hashlib.sha256(repr(mix).encode()).hexdigest()[:6]  # another mix, other drawings
+        path = folder / f"latents_{seed}_{size}_{count}_{drawn}.npy"
         mode = "r+" if path.exists() else "w+"
         self._file = np.lib.format.open_memmap(
             path, mode=mode, dtype=np.float16, shape=None if mode == "r+" else shape
