@@ -26,7 +26,7 @@ from pipelines.storybook.scene import sample_scene
 CLIP_SEED = 61
 PSEUDO_SHARE = 0.08
 STILL_SIZE = 2 * TILE  # side of the drawings that pseudo-videos look at
-STREAM_SIZE = 16_000
+STREAM_SIZE = 8_000
 ENCODED_AT_ONCE = 16
 NAMED_BY = 8  # first samples of a stream, which name its file
 

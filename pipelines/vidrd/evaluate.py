@@ -1,12 +1,16 @@
 """What `storybook-video` films, as the judge sees it: `python -m pipelines.vidrd.evaluate films --n 50`.
 
 "films": identity, direction of motion, borders, warp error, for our hand-over and three others side by side.
+About ten seconds a film and core: `--split held_out` leaves out the prompts of seen combinations.
 "decoder": flicker with the temporal layers and without. "interpolation": PSNR of filled-in frames.
+"memory": peak and time per clip of films of 2, 8 and 32 clips.
 """
 
 import argparse
 import json
 import math
+import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -18,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipelines.storybook.guidance import SD_GUIDANCE
 from pipelines.storybook.judging import CACHE, WEIGHTS, Answers, weights_key
 from pipelines.storybook.scene import is_held_out_pair
 from pipelines.storybook.verify import Share
@@ -28,6 +33,7 @@ from pipelines.vidrd.handover import Handover
 from pipelines.vidrd.motion import measure_motion
 
 NUM_CLIPS, NUM_FRAMES = 4, 8
+LENGTHS = (2, 8, 32)  # clips of the films whose memory is compared
 FIRST_SEED = 5000
 PARTS_OF_SPLIT = ("seen", "held_out")
 SHEET_PART, SHEET_FILMS = "held_out", 6
@@ -201,15 +207,18 @@ class FilmTrial:
         return Answers(self.cache / f"storybook-video_{self.key}_{_file_name(system)}_{part}.jsonl")
 
 
-def evaluate_films(trial: FilmTrial, n: int, sheet: Path | None = None) -> dict[str, dict[str, Any]]:
+def evaluate_films(
+    trial: FilmTrial, n: int, sheet: Path | None = None, parts: Sequence[str] = PARTS_OF_SPLIT
+) -> dict[str, dict[str, Any]]:
     """Shares and means by system and side of the held-out split; answers are kept, so it resumes.
 
     Args:
         n: prompts of each side.
         sheet: where to write a contact sheet of the first held-out films of all systems.
+        parts: sides of the split.
     """
     table: dict[str, dict[str, Any]] = {}
-    for part in PARTS_OF_SPLIT:
+    for part in parts:
         wanted = list(motion_prompts(n, part == "held_out"))
         for name in SYSTEMS:
             answers = trial.answers(name, part)
@@ -305,7 +314,8 @@ def _films(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
     judge = StorybookJudge.from_pretrained(options.judge).eval()
     key = weights_key(options.folder, options.judge, extra=f"{JUDGED}/{options.steps}/{options.guidance}")
     trial = FilmTrial(pipeline, judge, options.cache, key, options.steps, options.guidance)
-    return evaluate_films(trial, options.n, options.sheet)
+    parts = (options.split,) if options.split else PARTS_OF_SPLIT
+    return evaluate_films(trial, options.n, options.sheet, parts)
 
 
 def _decoder(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
@@ -329,10 +339,44 @@ def _interpolation(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]
     return evaluate_interpolation(methods, options.n, pipeline.base_size)
 
 
+def evaluate_memory(pipeline: Any, store: Path, steps: int) -> dict[str, dict[str, float]]:
+    """Largest resident size so far and seconds per clip, of films of 2, then 8, then 32 clips.
+
+    A peak never falls: what the longest film adds to that of the shortest is all that its length costs.
+
+    Args:
+        store: folder that keeps finished clips, as the studio does; it is made anew and removed.
+        steps: of each clip.
+    """
+    from pipelines.runtime import peak_bytes
+    from pipelines.vidrd.clip_store import ClipStore
+
+    table, side = {}, pipeline.base_size
+    for clips in LENGTHS:
+        plan = FilmPlan(("a red ball moves slowly to the right",), ("",), (1,), side, side, clips, NUM_FRAMES,
+                        steps, 3.0, Handover())  # fmt: skip
+        shutil.rmtree(store, ignore_errors=True)
+        began, cpu = time.monotonic(), time.process_time()
+        for _ in pipeline.film(plan, store=ClipStore(store, plan, {})):
+            pass
+        table[f"{clips} clips"] = {
+            "peak_mb": round(peak_bytes() / 1e6, 1),
+            "seconds_per_clip": round((time.monotonic() - began) / clips, 3),
+            "cpu_seconds_per_clip": round((time.process_time() - cpu) / clips, 3),
+        }
+    shutil.rmtree(store, ignore_errors=True)
+    return table
+
+
+def _memory(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
+    return evaluate_memory(pipeline, options.cache / "memory_clips", options.steps)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Any], dict[str, Any]]] = {
     "films": _films,
     "decoder": _decoder,
     "interpolation": _interpolation,
+    "memory": _memory,
 }
 
 
@@ -344,8 +388,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--judge", type=Path, default=WEIGHTS / "storybook-judge")
     parser.add_argument("--n", type=int, default=50, help="prompts of each part, or clips")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=SD_GUIDANCE)
     parser.add_argument("--cache", type=Path, default=CACHE, help="answers are kept here; it resumes")
+    parser.add_argument("--split", choices=PARTS_OF_SPLIT, help="films: one side of the held-out split")
     parser.add_argument("--sheet", type=Path, help="films: write a sheet of the first held-out films")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args(arguments)

@@ -20,9 +20,11 @@ def _video_attention(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
 
 
 def _decoder(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
-    from pipelines.vidrd.train_decoder import DecoderTask, decoder_recipe
+    from pipelines.vidrd.train_decoder import CRITIC_FROM, DecoderTask, decoder_recipe
 
-    return DecoderTask(options.parts, _cache(options)), decoder_recipe()
+    config = decoder_recipe()
+    late = round(CRITIC_FROM * (options.samples or config.samples))
+    return DecoderTask(options.parts, _cache(options), critic_from=late), config
 
 
 def _interpolation(options: argparse.Namespace) -> tuple[Task, LoopConfig]:

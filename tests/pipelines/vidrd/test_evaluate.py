@@ -18,6 +18,7 @@ from pipelines.vidrd.evaluate import (
     FilmTrial,
     evaluate_films,
     evaluate_interpolation,
+    evaluate_memory,
     film_with,
     judge_film,
     motion_prompts,
@@ -184,6 +185,12 @@ def test_answers_are_kept_and_all_systems_stand_in_one_table(trial):
     assert evaluate_films(trial, 2) == table and len(filmed) == 2 * 2 * len(SYSTEMS)
 
 
+def test_one_side_of_the_split_can_be_asked_alone(trial):
+    trial, filmed = trial
+    table = evaluate_films(trial, 2, parts=("held_out",))
+    assert set(table) == {f"held_out/{name}" for name in SYSTEMS} and len(filmed) == 2 * len(SYSTEMS)
+
+
 def test_a_sheet_shows_whole_films_with_labels_also_when_all_answers_are_there(trial, tmp_path):
     trial, filmed = trial
     evaluate_films(trial, 2)
@@ -225,6 +232,14 @@ def test_strips_and_sheets_need_frames():
         film_sheet.film_strip([[], []])
     with pytest.raises(ValueError, match="a sheet needs at least one film"):
         film_sheet.film_sheet([])
+
+
+def test_memory_is_measured_on_films_of_growing_length(video_pipeline, tmp_path):
+    table = evaluate_memory(video_pipeline, tmp_path / "clips", steps=1)
+    peaks = [figures["peak_mb"] for figures in table.values()]
+    assert list(table) == ["2 clips", "8 clips", "32 clips"] and peaks == sorted(peaks)
+    assert peaks[-1] <= 1.1 * peaks[0] and all(row["seconds_per_clip"] > 0 for row in table.values())
+    assert not (tmp_path / "clips").exists()
 
 
 def test_interpolation_is_compared_on_drawn_clips():
