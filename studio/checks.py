@@ -64,8 +64,8 @@ def clean_prompt(prompt: object, limit: int = MAX_PROMPT_CHARS) -> str:
     return text
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Width and height in pixels from "1024x768".
+def parse_size(text: str, limit: int = MAX_SIDE) -> tuple[int, int]:
+    """Width and height in pixels, at most `limit`, from "1024x768".
 
     Raises:
         StudioError: not two whole numbers joined by x, or a side that is not allowed.
@@ -74,8 +74,8 @@ def parse_size(text: str) -> tuple[int, int]:
     if match is None:
         raise StudioError("bad_input", f"size: given {shown(text)}, allowed WIDTHxHEIGHT such as 1024x768.")
     width, height = int(match[1]), int(match[2])
-    check_side("width", width)
-    check_side("height", height)
+    check_side("width", width, limit)
+    check_side("height", height, limit)
     return width, height
 
 

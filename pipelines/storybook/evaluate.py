@@ -93,7 +93,6 @@ ROWS = (
         paints=True,
         most=50,  # 4 systems x 4 clips x 8 frames, seen and held out
         shows=("identity", "direction", "border_ratio"),
-        needs=("storybook-vae",),
     ),
 )
 

@@ -22,6 +22,7 @@ from studio.films import Filmer, Shoot
 from studio.gallery.files import check_writable, storage_error
 from studio.registry import Registry
 from studio.requests import VideoRequest
+from studio.requests.video import MAX_VIDEO_SIDE
 
 ENDINGS = (".mp4", ".webp", ".gif", "")
 
@@ -72,7 +73,7 @@ def video(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> VideoRequest:
-    width, height = parse_size(arguments.size) if arguments.size else (None, None)
+    width, height = parse_size(arguments.size, MAX_VIDEO_SIDE) if arguments.size else (None, None)
     return VideoRequest(
         prompt=read_prompt(arguments.prompt, arguments.prompt_file),
         prompts_at=tuple((parse_integer("prompt-at", clip), text) for clip, text in arguments.prompt_at),

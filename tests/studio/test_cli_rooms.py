@@ -185,7 +185,7 @@ def test_a_video_that_fails_at_once_leaves_nothing(
         ("video x --out a.avi", "allowed names ending in .mp4"),
         ("video x --out a.mp4 --fps 0", "fps: given 0.0"),
         ("video x --out a.mp4 --frames 1000000", "frames: given 1000000"),
-        ("video x --out a.mp4 --size 129x128", "width: given 129"),
+        ("video x --out a.mp4 --size 129x128", "width: given 129, allowed multiples of 16 from 64 to 1024"),
         ("video x --out a.mp4 --prompt-at 9 y", "prompts_at: given clip 9, allowed clips 2 to 4"),
         ("video x --out a.mp4 --start in.fxtk", "video: in.fxtk can't be read"),
         ("video x --out a.mp4 --start nothing.png", "There is no picture or video 'nothing.png'"),
