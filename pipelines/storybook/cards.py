@@ -30,7 +30,8 @@ PURPOSE = {
     "`StableDiffusionPipeline`.",
     "storybook-texture": "Tells the fine texture of an empty place in 4096 px pictures from no texture: an "
     "instrument for measuring detail.",
-    "storybook-video": "Films Storybook scenes from text, clip after clip; `VidRDPipeline` opens it.",
+    "storybook-video": "Films Storybook scenes from text, clip after clip: layers along time over "
+    "`storybook-sd`, which has to lie beside it; `VidRDPipeline` opens both as one.",
     "storybook-vae": "Autoencoder of Storybook pictures: 8 px a latent, 16 channels of mean 0 and "
     "deviation 1.",
 }
