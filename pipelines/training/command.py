@@ -1,6 +1,7 @@
 """The command line that every recipe table shares."""
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from pipelines.training.loop import LoopConfig, Run, Task
 
+DENOISERS = ("transformer", "unet")
 Recipe = Callable[[argparse.Namespace], tuple[Task, LoopConfig]]
 
 
@@ -38,19 +40,24 @@ def run_recipe(recipes: Mapping[str, Recipe], options: argparse.Namespace) -> No
     if options.samples is not None:
         config = replace(config, samples=options.samples)
     load = getattr(task, "starting_weights", load_weights)
-    start = load(options.start_from) if options.start_from else None
+    try:
+        start = load(options.start_from) if options.start_from else None
+    except (ValueError, OSError) as error:
+        print(f"--start-from: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     Run(task, config, options.state, start).train(options.minutes)
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the safetensors files in a model folder.
+    """All tensors of the safetensors files in a folder, or of the denoiser in a pipeline's folder.
 
     Raises:
-        ValueError: the folder has none.
+        ValueError: there are none.
     """
     from safetensors.torch import load_file
 
-    files = sorted(folder.glob("*.safetensors"))
+    found = (sorted(part.glob("*.safetensors")) for part in (folder, *(folder / name for name in DENOISERS)))
+    files = next(filter(None, found), None)
     if not files:
         raise ValueError(f"{folder} holds no safetensors file")
     return {name: tensor for path in files for name, tensor in load_file(path).items()}

@@ -44,19 +44,25 @@ def test_a_recipe_trains_into_its_state_folder(tmp_path):
     assert state["samples"] == 4
 
 
-def test_a_run_can_start_from_published_shards(tmp_path):
-    folder = tmp_path / "published"
-    folder.mkdir()
+@pytest.mark.parametrize("inside", ["", "unet", "transformer"])
+def test_a_run_can_start_from_published_shards(tmp_path, inside):
+    """Of the folder itself, or of the denoiser in a pipeline's folder."""
+    published = tmp_path / "published"
+    folder = published / inside
+    folder.mkdir(parents=True)
     save_file({"weight": torch.full((2, 2), 7.0)}, folder / "model-00001-of-00002.safetensors")
     save_file({"bias": torch.full((2,), 3.0)}, folder / "model-00002-of-00002.safetensors")
-    train("tiny", "--state", str(tmp_path / "state"), "--start-from", str(folder), "--minutes", "0")
+    train("tiny", "--state", str(tmp_path / "state"), "--start-from", str(published), "--minutes", "0")
     saved = torch.load(tmp_path / "state/checkpoint.pt", weights_only=True)["weights"]["masters"]
     assert saved[0].eq(7).all() and saved[1].eq(3).all()
 
 
-def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no safetensors file"):
-        command.load_weights(tmp_path)
+def test_a_folder_without_weights_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train("tiny", "--state", str(tmp_path / "state"), "--start-from", str(tmp_path))
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"--start-from: {tmp_path} holds no safetensors file\n"
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize("arguments", [(), ("tiny",), ("huge", "--state", "x"), ("tiny", "--state")])
