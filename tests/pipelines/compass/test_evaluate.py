@@ -20,7 +20,7 @@ from pipelines.compass.picture_sheets import comparison_grid
 from pipelines.compass.scoring import Detected
 from pipelines.compass.sidecar import Sidecar, write_sidecar
 from pipelines.compass.spatial_prompts import read_prompts, spatial_prompts
-from pipelines.storybook.guidance import FLUX_GUIDANCE
+from pipelines.storybook.guidance import FLUX_GUIDANCE, SD_GUIDANCE
 from pipelines.storybook.scene import is_held_out_pair, is_held_out_triple
 
 LEFT, RIGHT, HIGH, LOW = (5, 40, 25, 60), (75, 40, 95, 60), (40, 5, 60, 25), (40, 75, 60, 95)
@@ -130,7 +130,7 @@ def test_models_are_painted_with_the_guidance_that_suits_them(saved_folder, tmp_
     config.parent.mkdir(parents=True)
     config.write_text('{"guidance_embeds": true}')
     assert arms.usual_guidance(tmp_path / "dev") == 3.0  # the authors' number
-    for name, guidance in (("storybook-sd", 3.0), ("sd15", 7.5)):
+    for name, guidance in (("storybook-sd", SD_GUIDANCE), ("sd15", 7.5)):
         (tmp_path / name / "unet").mkdir(parents=True)
         assert arms.usual_guidance(tmp_path / name) == guidance
     with pytest.raises(ValueError, match="is no model folder"):
