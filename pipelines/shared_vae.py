@@ -9,7 +9,7 @@ whole.
 from pathlib import Path
 from typing import Any
 
-from pipelines.weights import SHARED_VAE, differences, files_beside, list_files
+from pipelines.weights import SHARED_VAE, differences, lender_of, list_files
 
 LENDER = "storybook-vae"
 
@@ -36,16 +36,9 @@ def load_shared_vae(folder: str | Path, dtype: Any = None) -> Any:
     Raises:
         ValueError: the folder beside it is missing or holds other files.
     """
-    folder = Path(folder)
-    files = files_beside(folder, SHARED_VAE)
-    if not files:
+    lender = lender_of(folder, SHARED_VAE, "has no autoencoder of its own and uses that of")
+    if lender is None:
         return None
-    lender = folder / Path(next(iter(files))).parent
-    if problems := list(differences(folder, files).values()):
-        raise ValueError(
-            f"{folder.name} has no autoencoder of its own and uses that of {lender.name} beside it, "
-            f"but {problems[0]}"
-        )
     from diffusers import AutoencoderKL
 
     return AutoencoderKL.from_pretrained(lender, use_safetensors=True, **dtype_option(dtype, "vae"))

@@ -104,6 +104,25 @@ def files_beside(folder: str | Path, key: str) -> dict[str, dict[str, Any]]:
         raise ValueError(f"model_index.json: {key} doesn't name a folder and its files") from error
 
 
+def lender_of(folder: str | Path, key: str, uses: str) -> Path | None:
+    """The folder beside a model's from which it takes files; None: it holds them all itself.
+
+    Args:
+        key: `SHARED_VAE` or `IMAGE_MODEL`.
+        uses: for the message, as in "uses the autoencoder of".
+    Raises:
+        ValueError: the folder beside it is missing or holds other files.
+    """
+    folder = Path(folder)
+    files = files_beside(folder, key)
+    if not files:
+        return None
+    lender = folder.parent / PurePosixPath(next(iter(files))).parts[1]
+    if problems := list(differences(folder, files).values()):
+        raise ValueError(f"{folder.name} {uses} {lender.name} beside it, but {problems[0]}")
+    return lender
+
+
 def lenders(folder: str | Path) -> list[Path]:
     """Folders beside a model's from which it takes files; none where its index is damaged."""
     try:

@@ -11,16 +11,19 @@ import hashlib
 import re
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from studio.crafts.craft import Plan
 from studio.errors import StudioError
 from studio.gallery.index import Picture
 from studio.jobs.snapshot import JobSnapshot
-from studio.recipes import open_picture
+from studio.recipes import Recipe, open_picture
 from studio.requests import Kind, Request, TokenEncodeRequest, VideoRequest, split_source
 from studio.scoring import sentences_json
 from studio.studio import Studio
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{22,86}", re.ASCII)
 
@@ -104,10 +107,8 @@ class Visit:
         Raises:
             StudioError: no such picture.
         """
-        picture = self.picture(image_id)
-        with open_picture(picture.path) as image:
-            image.load()
-            found = self.studio.pictures.judge(picture.recipe, image)
+        recipe, image = self._opened(image_id)
+        found = self.studio.pictures.judge(recipe, image)
         return found.to_json() if found else {}
 
     def sentences(self, image_id: str) -> dict[str, Any]:
@@ -116,10 +117,7 @@ class Visit:
         Raises:
             StudioError: no such picture.
         """
-        picture = self.picture(image_id)
-        with open_picture(picture.path) as image:
-            image.load()
-            return sentences_json(self.studio.sentences(picture.recipe, image))
+        return sentences_json(self.studio.sentences(*self._opened(image_id)))
 
     def unsaved_png(self, job_id: str) -> bytes:
         """See `Studio.unsaved_png`."""
@@ -132,15 +130,20 @@ class Visit:
             raise StudioError("not_found", "There is no such picture in the gallery.")
         return picture
 
+    def _opened(self, image_id: str) -> tuple[Recipe, Image.Image]:
+        """How a picture was made, and its pixels in memory."""
+        picture = self.picture(image_id)
+        with open_picture(picture.path) as image:
+            image.load()
+            return picture.recipe, image
+
     def seen(self, image_id: str) -> dict[str, Any]:
         """What the eyes see in a picture of Storybook's world, as plain JSON values.
 
         Raises:
             StudioError: no such picture, or no eyes here.
         """
-        with open_picture(self.picture(image_id).path) as image:
-            image.load()
-            return self.studio.eyes.look([image])[0].to_json()
+        return self.studio.eyes.look([self._opened(image_id)[1]])[0].to_json()
 
     def stage(self, image_id: str, index: int) -> str:
         """The job that paints, or painted, an earlier stage of a picture; see `Studio.stage_request`."""
@@ -161,9 +164,7 @@ class Visit:
         Raises:
             StudioError: no such picture.
         """
-        with open_picture(self.picture(image_id).path) as image:
-            image.load()
-            return self.studio.meters.seams(image).to_json()
+        return self.studio.meters.seams(self._opened(image_id)[1]).to_json()
 
     def delete(self, image_id: str) -> None:
         """See `Gallery.delete`."""

@@ -33,7 +33,7 @@ LONG_CAPTIONS = 0.15  # share of captions with many sentences
 
 
 def flux_adapter_recipe() -> LoopConfig:
-    """Storybook: about 40 minutes on one AMX core, 2 on a GPU."""
+    """Storybook: about 40 minutes on one core, 2 on a GPU."""
     return LoopConfig(
         samples=96_000, batch=16, lr=6e-4, warmup=50, decay_from=0.5, ema_decay=0.999, weight_decay=0.01,
         evaluate_every_s=600,

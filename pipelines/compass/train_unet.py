@@ -22,7 +22,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def unet_recipe() -> LoopConfig:
-    """Storybook: about an hour on one AMX core, 3 minutes on a GPU."""
+    """Storybook: about an hour on one core, 3 minutes on a GPU."""
     return LoopConfig(
         samples=64_000, batch=16, lr=2e-4, warmup=50, decay_from=0.5, ema_decay=0.999, weight_decay=0.01,
         evaluate_every_s=600,

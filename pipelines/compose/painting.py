@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 DETAIL_ADAPTER = "scale-dit-lora"  # folder in a model folder: Scale-DiT's LoRA for the stages after the first
 FEW_REMARK = f"Painted by weights for few steps, without guidance; from {FEW + 1} steps on by the full ones."
-# noise level at which further stages begin: what the adapter learned; without it objects lose parts at 0.5
-ADAPTED_STRENGTH, PLAIN_STRENGTH = 0.5, 0.35
 PREVIEW_EVERY_S = 0.3
 PREVIEW_SHARE = 0.1  # of the time that previews may take, on slow machines
 PREVIEW_LATENTS = 32  # longest side of what a preview decodes, in latents
@@ -238,10 +236,10 @@ def paint(
     image: Image.Image | None = None
     unread: tuple[str, ...] = ()
     backend = "dense"
+    few = is_quick(model.folder, steps) if model.sketcher is None else is_distilled(model.folder, steps)
+    warnings += (FEW_REMARK,) if few else ()
     if model.sketcher is not None:
-        few = is_distilled(model.folder, steps)
         image = sketch(model.sketcher, text, stages[0], steps, generator, watcher.on_sketch_step, few)
-        warnings += (FEW_REMARK,) if few else ()
         if image is None:
             raise Cancelled
         watcher.on_sketch(image)
@@ -250,7 +248,7 @@ def paint(
         begins: dict[str, Any] = {}
         if image is not None:
             begins = {"image": image}
-        elif is_quick(model.folder, steps):
+        elif few:
             begins = {"first_transformer": model.quick.transformer, "guidance_scale": 1.0}
         image, left_out = _paint_stages(model, text, begins, stages[-1], generator, watcher)
         unread, backend = unread or left_out, model.pipeline.attention_backend
@@ -295,7 +293,6 @@ def _paint_stages(
             width=size.width,
             num_inference_steps=watcher.steps,
             high_res_steps=watcher.high_res_steps,
-            high_res_strength=ADAPTED_STRENGTH if pipeline.lora_routing else PLAIN_STRENGTH,
             generator=generator,
             callback_on_step_end=watcher.on_step,
             callback_on_step_end_tensor_inputs=["denoised"],

@@ -53,7 +53,7 @@ HELD_OUT_SEED = 9_000
 
 
 def tokenizer_recipe() -> LoopConfig:
-    """About eight hours on one AMX core for all samples; half an hour on a GPU."""
+    """About eight hours on one core for all samples; half an hour on a GPU."""
     return LoopConfig(
         samples=600_000, batch=((0, 16), (60_000, 32), (300_000, 64)), lr=8e-4, muon_lr=1e-3, warmup=100,
         decay_from=0.6, ema_decay=0.9995, weight_decay=0.01, evaluate_every_s=600,

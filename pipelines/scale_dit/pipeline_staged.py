@@ -18,13 +18,15 @@ from pipelines.outputs import ImageOutput
 from pipelines.scale_dit.decode import decode_tiled, encode_tiled, enlarge_pixels
 from pipelines.scale_dit.high_res import EnlargeMode, HighResOptions
 from pipelines.scale_dit.lora_routing import ADAPTER, LoraRouting, LoraScope, stored_scope
-from pipelines.scale_dit.stage_loop import StageLoop
+from pipelines.scale_dit.stage_loop import Report, StageLoop
 from pipelines.scale_dit.stages import Stage, plan_stages
 from pipelines.scale_dit.tiles import count_tiles
 from pipelines.scale_dit.words import Words
 
 TEXT_LIMIT = 512
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+# noise levels at which further stages begin: what adapters learn; without one objects lose parts at 0.5
+ADAPTED_STRENGTH, PLAIN_STRENGTH = 0.5, 0.35
 
 
 class StagedPipeline(DiffusionPipeline):
@@ -138,8 +140,14 @@ class StagedPipeline(DiffusionPipeline):
         output_type: str,
         tensor_names: list[str],
         attention_backend: str,
+        high_res_strength: float,
+        counts: dict[str, int],
     ) -> None:
-        """Raise ValueError with what was given and what is allowed."""
+        """Raise ValueError with what was given and what is allowed.
+
+        Args:
+            counts: `max_sequence_length`, and other numbers that are at least 1, by their names.
+        """
         if not self.takes_pooled and pooled_prompt_embeds is not None:
             raise ValueError("pooled_prompt_embeds were given to a model that takes none")
         given = prompt_embeds is not None
@@ -158,6 +166,10 @@ class StagedPipeline(DiffusionPipeline):
             raise ValueError(f"guidance_scale is {guidance_scales[0]}; it must be finite")
         if negative_prompt is not None and not self._takes_two_passes(guidance_scales):
             raise ValueError("negative_prompt has no effect without classifier-free guidance")
+        for name, value in counts.items():
+            _check_range(name, value, 1, TEXT_LIMIT if name == "max_sequence_length" else None)
+        if not 0.0 < high_res_strength <= 1.0:
+            raise ValueError(f"high_res_strength is {high_res_strength}; it must lie in (0, 1]")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}; it must be one of {OUTPUT_TYPES}")
         unknown = sorted(set(tensor_names) - set(self._callback_tensor_inputs))
@@ -236,7 +248,7 @@ class StagedPipeline(DiffusionPipeline):
         num_inference_steps: int = 20,
         high_res_steps: int = 8,
         guidance_scale: float | None = None,
-        high_res_strength: float = 0.5,
+        high_res_strength: float | None = None,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
@@ -265,7 +277,7 @@ class StagedPipeline(DiffusionPipeline):
                 needs that). A transformer with a guidance embedding is told it instead. Default:
                 `default_guidance`.
             high_res_strength: noise level in (0, 1] at which a further stage starts from enlarged latents,
-                after the scheduler's shift.
+                after the scheduler's shift. Default: 0.5 with a Scale-DiT LoRA, else 0.35.
             num_images_per_prompt: pictures per prompt.
             generator: one, or a list with one per picture.
             latents: noise of the first stage, as `prepare_latents` makes it.
@@ -296,6 +308,8 @@ class StagedPipeline(DiffusionPipeline):
         width = self.base_size if width is None else width
         options = HighResOptions() if high_res is None else high_res
         first_scale = self.default_guidance if guidance_scale is None else guidance_scale
+        if high_res_strength is None:
+            high_res_strength = ADAPTED_STRENGTH if self.lora_routing else PLAIN_STRENGTH
         scales = (first_scale, 1.0 if options.guidance_scale is None else options.guidance_scale)
         self.check_inputs(
             prompt=prompt,
@@ -306,13 +320,14 @@ class StagedPipeline(DiffusionPipeline):
             output_type=output_type,
             tensor_names=callback_on_step_end_tensor_inputs,
             attention_backend=attention_backend,
+            high_res_strength=high_res_strength,
+            counts={
+                "num_inference_steps": num_inference_steps,
+                "high_res_steps": high_res_steps,
+                "num_images_per_prompt": num_images_per_prompt,
+                "max_sequence_length": max_sequence_length,
+            },
         )
-        _check_range("num_inference_steps", num_inference_steps, 1)
-        _check_range("high_res_steps", high_res_steps, 1)
-        _check_range("num_images_per_prompt", num_images_per_prompt, 1)
-        _check_range("max_sequence_length", max_sequence_length, 1, TEXT_LIMIT)
-        if not 0.0 < high_res_strength <= 1.0:
-            raise ValueError(f"high_res_strength is {high_res_strength}; it must lie in (0, 1]")
         self.stages = plan_stages(height, width, self.base_size)
         options.check_stages(self.stages)
         # 2. batch and device
@@ -339,17 +354,7 @@ class StagedPipeline(DiffusionPipeline):
             options.check_text(words.widths)
 
         # 4. paint
-        def report(
-            index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
-        ) -> dict[str, torch.Tensor]:
-            bar.update()
-            if callback_on_step_end is None:
-                return {}
-            self.step_in_stage = index
-            before = self.stage_index and first_steps + high_res_steps * (self.stage_index - 1)
-            chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-            return callback_on_step_end(self, before + index, timestep, chosen) or {}
-
+        bar = self.progress_bar(total=self._num_timesteps)
         loop = StageLoop(
             transformer=self.transformer,
             scheduler=self.scheduler,
@@ -357,14 +362,16 @@ class StagedPipeline(DiffusionPipeline):
             negative=negative and negative.repeat(num_images_per_prompt),
             guidance_scale=first_scale,
             backend=attention_backend,
-            report=report,
+            report=self._reporter(
+                bar, (first_steps, high_res_steps), callback_on_step_end, callback_on_step_end_tensor_inputs
+            ),
             is_stopped=lambda: self._interrupt,
             resize=lambda low, size: self._enlarge(low, size, options.enlarge, callback_on_enlarge),
             options=options,
             routing=self.lora_routing,
             patch=self.patch,
         )
-        with self.progress_bar(total=self._num_timesteps) as bar:
+        with bar:
             self.stage_index = 0
             beginning = replace(loop, transformer=first_transformer or self.transformer)
             z = beginning.paint(noise, self.stages[0], num_inference_steps) if first is None else first
@@ -379,6 +386,32 @@ class StagedPipeline(DiffusionPipeline):
         images: Any = [] if self._interrupt else self._decode(z, output_type, callback_on_tile)
         self.maybe_free_model_hooks()
         return ImageOutput(images=images, stages=self.stages) if return_dict else (images, self.stages)
+
+    def _reporter(
+        self,
+        bar: Any,
+        steps: tuple[int, int],
+        callback: Callable[..., dict[str, Any]] | None,
+        tensor_names: list[str],
+    ) -> Report:
+        """What the stages call after every step: it moves the bar and asks the caller's callback.
+
+        Args:
+            steps: of the first stage, and of each further one.
+        """
+
+        def report(
+            index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
+        ) -> dict[str, torch.Tensor]:
+            bar.update()
+            if callback is None:
+                return {}
+            self.step_in_stage = index
+            before = self.stage_index and steps[0] + steps[1] * (self.stage_index - 1)
+            chosen = {name: tensors[name] for name in tensor_names}
+            return callback(self, before + index, timestep, chosen) or {}
+
+        return report
 
     def _read_pictures(self, image: PipelineImageInput, batch: int, stage: Stage) -> torch.Tensor:
         """Latents of `batch` pictures at the size of a stage.

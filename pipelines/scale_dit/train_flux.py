@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from PIL import Image
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from pipelines.scale_dit.schedule import euler_schedule
 from pipelines.scale_dit.transformer_scale_dit import (
     anchors,
     denoise,
@@ -67,7 +68,7 @@ SHEET_PROMPTS = (
 
 
 def flux_recipe() -> LoopConfig:
-    """About twelve hours on one AMX core for all samples; half an hour on a GPU."""
+    """About twelve hours on one core for all samples; half an hour on a GPU."""
     return LoopConfig(
         samples=1_500_000, batch=((0, 16), (100_000, 32), (400_000, 64)), lr=8e-4, muon_lr=1e-3, warmup=100,
         decay_from=0.6, ema_decay=0.9995, weight_decay=0.01, evaluate_every_s=600,
@@ -260,8 +261,7 @@ def sample_pictures(
         device
     )
     ids = anchors((GRID, GRID)).to(device)
-    sigmas = torch.linspace(1, 0, steps + 1)
-    sigmas = FLUX_SHIFT * sigmas / (1 + (FLUX_SHIFT - 1) * sigmas)
+    sigmas = euler_schedule(FlowMatchEulerDiscreteScheduler(shift=FLUX_SHIFT), steps, 1.0).sigmas
     for now, following in zip(sigmas[:-1], sigmas[1:], strict=True):
         twice, times = (
             torch.cat([x, x]).to(dtype),

@@ -8,9 +8,12 @@ on the very path that the step takes: with z = (1 - s) enlarged + s noise the ne
     x_t = x_0 + (t / s) (z - x_0)    and learns    v = (z - x_0) / s,    t uniform in (0, s],
 
 so that Euler steps from s to 0, as the pipeline makes them, lead from the enlarged guide to the drawing.
-A little noise on some guides keeps the adapter from trusting them beyond what painted guides deserve.
+Painted guides have less detail than drawn ones, and the next step's guide is the result of this one. Most
+guides are therefore blurred, and some get a little noise: otherwise the adapter learns that nothing is where
+its guide shows nothing.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 
 from pipelines.scale_dit.detail import octave_energies
 from pipelines.scale_dit.lora_routing import ADAPTER, LoraRouting, LoraScope
+from pipelines.scale_dit.pipeline_staged import ADAPTED_STRENGTH as STRENGTH
 from pipelines.scale_dit.schedule import blend_noise
 from pipelines.scale_dit.train_flux import TextParts, view_ids
 from pipelines.scale_dit.transformer_scale_dit import denoise, encode_guide, pack, unpack
@@ -32,7 +36,6 @@ from pipelines.training.loop import LoopConfig, runtime_device
 from pipelines.training.short_attention import ShortAttention
 
 SCOPE: LoraScope = "all"  # every token of an enlarging step passes through the adapter
-STRENGTH = 0.5  # noise level at which a step starts, the pipeline's default
 GUIDE_NOISE = 0.15  # the most that is put on a guide, and only on every second one
 DROPOUT = 0.1  # of captions
 HELD_OUT = 32  # samples of an evaluation
@@ -45,7 +48,7 @@ TARGETS = (
 
 
 def lora_recipe() -> LoopConfig:
-    """About an hour on two cores, two minutes on an H200."""
+    """About an hour on two cores, two minutes on a GPU."""
     return LoopConfig(
         samples=100_000, batch=16, lr=1e-3, warmup=100, decay_from=0.5, ema_decay=0.999, weight_decay=0.0,
         evaluate_every_s=600,
@@ -89,8 +92,11 @@ class LoraTask:
         vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
         self.vae = vae.to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.seed = seed
-        self.views = LatentStream(self.vae, cache, size, SceneMix(), seed, True, True)
-        self.held_out = LatentStream(self.vae, cache, HELD_OUT, SceneMix(), seed + 9, True, True)
+        crops = partial(
+            LatentStream, self.vae, cache, mix=SceneMix(), views=True, enlarged=True, softened=True
+        )
+        self.views = crops(size=size, seed=seed)
+        self.held_out = crops(size=HELD_OUT, seed=seed + 9)
 
     def loss(self, first_sample: int, batch: int) -> tuple[Tensor, dict[str, float]]:
         sample = self._sample(self.views, first_sample, batch, noisy_guides=True)

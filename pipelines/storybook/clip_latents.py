@@ -5,7 +5,6 @@ Most samples are drawn clips; some are pseudo-videos: a still drawing under a ca
 """
 
 import argparse
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from pipelines.storybook.clips import Clip, ClipMix, clip_caption, sample_clip
 from pipelines.storybook.dataset import sample_rng, to_tensor
 from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.draw_clips import draw_clip, pseudo_clip
-from pipelines.storybook.latents import TILE, encode, load_autoencoder
+from pipelines.storybook.latents import NAMED_BY, TILE, encode, load_autoencoder, named_by
 from pipelines.storybook.scene import sample_scene
 
 CLIP_SEED = 61
@@ -28,7 +27,6 @@ PSEUDO_SHARE = 0.08
 STILL_SIZE = 2 * TILE  # side of the drawings that pseudo-videos look at
 STREAM_SIZE = 8_000
 ENCODED_AT_ONCE = 16
-NAMED_BY = 8  # first samples of a stream, which name its file
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,8 @@ class ClipStream:
         self.vae, self.size, self.num_frames, self.seed = vae, size, num_frames, seed
         self.mix = mix or ClipMix()
         folder.mkdir(parents=True, exist_ok=True)
-        # latents that were drawn by another recipe must not meet the captions of this one
-        shown = repr([self.entry(slot) for slot in range(NAMED_BY)]).encode()
-        name = f"clips_{seed}_{size}_{num_frames}_{hashlib.sha256(shown).hexdigest()[:8]}"
-        path = folder / f"{name}.npy"
+        shown = named_by(self.entry(slot) for slot in range(NAMED_BY))
+        path = folder / f"clips_{seed}_{size}_{num_frames}_{shown}.npy"
         shape = (size, num_frames, 16, TILE // 8, TILE // 8)
         mode = "r+" if path.exists() else "w+"
         self._file = np.lib.format.open_memmap(

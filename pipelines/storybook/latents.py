@@ -6,6 +6,7 @@ that a run leaves free; the recipes that train on whole drawings share one file.
 
 import argparse
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import nn
 
 from pipelines.shared_vae import open_vae
@@ -27,6 +28,9 @@ TILE = 128  # pixels of every training picture
 GRID = TILE // 16
 STREAM_SEED = 41
 MIX = SceneMix(counts=(0.32, 0.6, 0.08), sized=0.6)  # single objects teach shapes, pairs how they stand
+NAMED_BY = 8  # first samples of a stream, which name its file
+SOFTENED = 0.7  # share of guides that lose detail where that is wanted
+SOFTEST_PX = 6.4  # standard deviation of the widest blur; the narrowest is a sixteenth of it
 
 
 @dataclass(frozen=True)
@@ -36,15 +40,17 @@ class View:
     Attributes:
         side, low_side: sides of the two full drawings in tokens.
         at, low_at: (row, column) of the crops' first tokens.
+        blur_px: standard deviation of the blur that the guide gets; painted guides lack detail, too.
     """
 
     side: int
     low_side: int
     at: tuple[int, int]
     low_at: tuple[int, int]
+    blur_px: float = 0.0
 
 
-def sample_view(rng: Random, scene: Scene) -> View:
+def sample_view(rng: Random, scene: Scene, softened: bool = False) -> View:
     """A crop at 256 to 4096 px whose guide is 2 to 4 times smaller; three quarters touch an object."""
     low_side = max(GRID, round(GRID * 2 ** rng.uniform(0.0, 3.2)))
     side = min(round(low_side * rng.uniform(2.0, 4.0)), 256)
@@ -59,7 +65,10 @@ def sample_view(rng: Random, scene: Scene) -> View:
     low_at = tuple(
         min(max(round((value + GRID / 2) * scale - GRID / 2), 0), low_side - GRID) for value in (row, column)
     )
-    return View(side, low_side, (row, column), low_at)  # type: ignore[arg-type]
+    blur_px = 0.0
+    if softened and rng.random() < SOFTENED:
+        blur_px = SOFTEST_PX * 2 ** rng.uniform(-4.0, 0.0)
+    return View(side, low_side, (row, column), low_at, blur_px)  # type: ignore[arg-type]
 
 
 def enlarge(guide: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
@@ -70,14 +79,22 @@ def enlarge(guide: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(guide).resize((TILE, TILE), Image.Resampling.BICUBIC, box=box))
 
 
+def named_by(entries: Iterable[object]) -> str:
+    """Digits for the name of a stream's file, from its first samples: latents of another recipe must not meet
+    this one's captions."""
+    return hashlib.sha256(repr(list(entries)).encode()).hexdigest()[:8]
+
+
 class LatentStream:
     """Scenes and their latents `[16, 16, 16]`: whole drawings, or high-res crops with their guides.
 
     Args:
         vae: frozen autoencoder (posterior means are kept).
-        folder: where the file lies; it is tied to the autoencoder by the caller's choice of folder.
+        folder: where the file lies; it is tied to the autoencoder by the caller's choice of folder, and to
+            the scenes by its name.
         size: number of different samples; sample i of the run uses slot i modulo `size`.
         views: crops and guides, and with `enlarged` also what the crop shows in the enlarged small drawing.
+        softened: most guides are blurred.
     """
 
     def __init__(
@@ -89,13 +106,14 @@ class LatentStream:
         seed: int,
         views: bool = False,
         enlarged: bool = False,
+        softened: bool = False,
     ) -> None:
         self.vae, self.size, self.mix, self.seed = vae, size, mix, seed
-        self.views, self.enlarged = views, enlarged
+        self.views, self.enlarged, self.softened = views, enlarged, softened
         folder.mkdir(parents=True, exist_ok=True)
         count = 1 + views + (views and enlarged)
         shape = (size, count, 16, GRID * 2, GRID * 2)
-        drawn = hashlib.sha256(repr(mix).encode()).hexdigest()[:6]  # another mix, other drawings
+        drawn = named_by(self.scene(slot)[:2] for slot in range(NAMED_BY))
         path = folder / f"latents_{seed}_{size}_{count}_{drawn}.npy"
         mode = "r+" if path.exists() else "w+"
         self._file = np.lib.format.open_memmap(
@@ -106,7 +124,7 @@ class LatentStream:
         """The scene of a slot, its view, and a generator for the caption."""
         rng = sample_rng(self.seed, slot)
         scene = sample_scene(rng, self.mix)
-        view = sample_view(rng, scene) if self.views else None
+        view = sample_view(rng, scene, self.softened) if self.views else None
         return scene, view, rng
 
     def _draw(self, scene: Scene, view: View | None) -> list[NDArray[np.uint8]]:
@@ -115,6 +133,9 @@ class LatentStream:
         pictures = []
         for side, (row, column) in ((view.side, view.at), (view.low_side, view.low_at)):
             pictures.append(draw_scene(scene, side * 16, side * 16, (column * 16, row * 16, TILE, TILE)))
+        if view.blur_px:
+            blur = ImageFilter.GaussianBlur(view.blur_px)
+            pictures[1] = np.asarray(Image.fromarray(pictures[1]).filter(blur))
         return [*pictures, enlarge(pictures[1], view)] if self.enlarged else pictures
 
     def batch(self, first: int, count: int) -> tuple[torch.Tensor, list[tuple[Scene, View | None]]]:

@@ -56,7 +56,7 @@ ADAMW_NAMES = ("stem", "head.cells", "head.place", "position")
 
 
 def eyes_recipe() -> LoopConfig:
-    """About 20 minutes on one free AMX core; on a GPU the time that the drawing takes."""
+    """About 20 minutes on one free core; on a GPU the time that the drawing takes."""
     return LoopConfig(
         samples=40_000, batch=((0, 16), (9_600, 32)), lr=1.5e-3, muon_lr=2e-3, warmup=100, decay_from=0.8,
         ema_decay=0.998, seed=SEEDS["eyes"], adamw_names=ADAMW_NAMES, evaluate_every_s=240,
@@ -64,7 +64,7 @@ def eyes_recipe() -> LoopConfig:
 
 
 def judge_recipe() -> LoopConfig:
-    """About 20 minutes on one free AMX core; on a GPU the time that the drawing takes."""
+    """About 20 minutes on one free core; on a GPU the time that the drawing takes."""
     return LoopConfig(
         samples=52_000, batch=((0, 16), (9_600, 32)), lr=1.5e-3, muon_lr=2e-3, warmup=200, decay_from=0.6,
         ema_decay=0.998, seed=SEEDS["judge"], adamw_names=ADAMW_NAMES, evaluate_every_s=240,

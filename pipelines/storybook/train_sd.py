@@ -64,7 +64,7 @@ SHEET_PROMPTS = (
 
 
 def sd_recipe() -> LoopConfig:
-    """About six hours on one AMX core for all samples; a quarter of an hour on a GPU."""
+    """About six hours on one core for all samples; a quarter of an hour on a GPU."""
     return LoopConfig(
         samples=600_000, batch=((0, 16), (100_000, 32), (300_000, 64)), lr=1e-3, muon_lr=1.5e-3,
         warmup=100, decay_from=0.6, ema_decay=0.9995, weight_decay=0.01, evaluate_every_s=600,

@@ -38,7 +38,7 @@ NOISE = 0.02  # deviation of what is added to the normalised latents a decoder l
 
 
 def vae_recipe() -> LoopConfig:
-    """About two hours on two AMX cores, some minutes on a GPU."""
+    """About two hours on two cores, some minutes on a GPU."""
     return LoopConfig(
         samples=200_000, batch=((0, 4), (120_000, 8)), lr=2e-3, muon_lr=4e-3, warmup=50, decay_from=0.5,
         ema_decay=0.998, weight_decay=0.0, adamw_names=("conv_in", "conv_out", "quant_conv"),

@@ -339,14 +339,14 @@ def _interpolation(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]
     return evaluate_interpolation(methods, options.n, pipeline.base_size)
 
 
-def evaluate_memory(pipeline: Any, store: Path, steps: int) -> dict[str, dict[str, float]]:
+def evaluate_memory(pipeline: Any, store: Path, steps: int, guidance: float) -> dict[str, dict[str, float]]:
     """Largest resident size so far and seconds per clip, of films of 2, then 8, then 32 clips.
 
     A peak never falls: what the longest film adds to that of the shortest is all that its length costs.
 
     Args:
         store: folder that keeps finished clips, as the studio does; it is made anew and removed.
-        steps: of each clip.
+        steps, guidance: of each clip.
     """
     from pipelines.runtime import peak_bytes
     from pipelines.vidrd.clip_store import ClipStore
@@ -354,7 +354,7 @@ def evaluate_memory(pipeline: Any, store: Path, steps: int) -> dict[str, dict[st
     table, side = {}, pipeline.base_size
     for clips in LENGTHS:
         plan = FilmPlan(("a red ball moves slowly to the right",), ("",), (1,), side, side, clips, NUM_FRAMES,
-                        steps, 3.0, Handover())  # fmt: skip
+                        steps, guidance, Handover())  # fmt: skip
         shutil.rmtree(store, ignore_errors=True)
         began, cpu = time.monotonic(), time.process_time()
         for _ in pipeline.film(plan, store=ClipStore(store, plan, {})):
@@ -369,7 +369,7 @@ def evaluate_memory(pipeline: Any, store: Path, steps: int) -> dict[str, dict[st
 
 
 def _memory(options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
-    return evaluate_memory(pipeline, options.cache / "memory_clips", options.steps)
+    return evaluate_memory(pipeline, options.cache / "memory_clips", options.steps, options.guidance)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace, Any], dict[str, Any]]] = {

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.shared_vae import dtype_option
 from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
 from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
-from pipelines.weights import IMAGE_MODEL, differences, files_beside, list_files
+from pipelines.weights import IMAGE_MODEL, differences, lender_of, list_files
 
 LAYERS = "temporal_layers.safetensors"
 LENT = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
@@ -46,17 +46,7 @@ def image_folder(folder: str | Path) -> Path | None:
     Raises:
         ValueError: the folder beside it is missing or holds other weights.
     """
-    folder = Path(folder)
-    files = files_beside(folder, IMAGE_MODEL)
-    if not files:
-        return None
-    lender = folder.parent / Path(next(iter(files))).parts[1]
-    if problems := list(differences(folder, files).values()):
-        raise ValueError(
-            f"{folder.name} holds layers along time for the {lender.name} that they were trained over, "
-            f"which is not beside it any more: {problems[0]}"
-        )
-    return lender
+    return lender_of(folder, IMAGE_MODEL, "holds layers along time that were trained over the")
 
 
 def parts_folder(folder: Path) -> Path:

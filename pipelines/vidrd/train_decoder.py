@@ -11,7 +11,7 @@ here noise that is drawn for each frame anew stands for that.
         --parts assets/weights/storybook-sd
 
 It needs the autoencoder only, so it can run before the video model or beside it, with the same cache of
-latents. The 5,000 samples take 16 minutes of one core with AMX: 175 ms each (drawing 30, forward 55, backward
+latents. The 5,000 samples take 16 minutes of one core: 175 ms each (drawing 30, forward 55, backward
 85), 215 ms once the critic has a say.
 """
 

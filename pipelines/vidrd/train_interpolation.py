@@ -27,7 +27,7 @@ HELD_OUT_COUNT = 16
 
 
 def interpolation_recipe() -> LoopConfig:
-    """About an hour and a half on one AMX core, minutes on a GPU."""
+    """About an hour and a half on one core, minutes on a GPU."""
     return LoopConfig(
         samples=30_000, batch=((0, 4), (15_000, 8)), lr=4e-4, warmup=200, decay_from=0.5, ema_decay=0.999,
         weight_decay=0.01, evaluate_every_s=900,

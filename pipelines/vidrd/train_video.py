@@ -12,7 +12,7 @@ captions that say who moves where.
 
 Latents depend on the autoencoder only: they can be drawn ahead, before the image model is finished, and need
 12 minutes of one core for all 8,000 clips (27 ms to draw one, 61 ms to encode it). A run without them draws
-what it lacks. The 24,000 samples take 50 minutes of one core with AMX: 125 ms each, of which the forward pass
+what it lacks. The 24,000 samples take 50 minutes of one core: 125 ms each, of which the forward pass
 takes half, the backward pass most of the rest, Muon 8 ms, text and latents 3 ms. `--minutes 9` makes a slice;
 `--samples 12000` a run of half the length, with its rates laid out over it. `--start-from
 assets/weights/storybook-video` goes on over a newer image model.
