@@ -51,12 +51,15 @@ class View:
 
 
 def sample_view(rng: Random, scene: Scene, softened: bool = False) -> View:
-    """A crop at 256 to 4096 px whose guide is 2 to 4 times smaller; three quarters touch an object."""
-    low_side = max(GRID, round(GRID * 2 ** rng.uniform(0.0, 3.2)))
+    """A crop at 256 to 4096 px whose guide is 2 to 4 times smaller; three fifths touch an object.
+
+    All guides from 128 to 2048 px come up, since pictures of 4096 px are painted over one of 2048 px.
+    """
+    low_side = max(GRID, round(GRID * 2 ** rng.uniform(0.0, 4.0)))
     side = min(round(low_side * rng.uniform(2.0, 4.0)), 256)
     room = side - GRID
     row, column = rng.randint(0, room), rng.randint(0, room)
-    if scene.objects and rng.random() < 0.75:
+    if scene.objects and rng.random() < 0.6:
         box = rng.choice(scene.objects).box
         row = round(rng.uniform(box[1], box[3]) * side) - GRID // 2
         column = round(rng.uniform(box[0], box[2]) * side) - GRID // 2
