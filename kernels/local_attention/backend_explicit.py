@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from .chunks import additive, shared_rows, tile_chunks, tiles_per_chunk
-from .plan import SMALL_TILE, RowBlock, TileGroup, tile_plan
+from .plan import SMALL_TILE, RowBlock, TileGroup, TilePlan, tile_plan
 
 if TYPE_CHECKING:
     from .layout import AttentionLayout
 
-# Scores of a chunk over all heads; larger chunks leave the second-level cache.
-_SCORE_BYTES = 2 << 20
+# Scores, weights, keys and values of a chunk; larger ones leave the second-level cache.
+_CHUNK_BYTES = 4 << 20
 
 
 def refusal(layout: AttentionLayout, query: Tensor) -> str | None:
@@ -35,20 +35,39 @@ def forward(
     # Small tiles, since every score costs a pass through memory.
     plan = tile_plan(layout, SMALL_TILE)
     output = torch.empty_like(query)
-    lse = query.new_empty(query.shape[:3], dtype=_exact(query)) if with_lse else None
-    with_guide = query.shape[1] == plan.length
+    lse = query.new_empty(query.shape[:3], dtype=_exact(query)).transpose(1, 2) if with_lse else None
+    # One head at a time fits a CPU's cache; a GPU wants large products.
+    together = query.shape[2] if query.is_cuda else 1
     for element in range(query.shape[0]):
-        keys, values = (x[element].transpose(0, 1).contiguous() for x in (key, value))
-        sums = None if lse is None else lse[element]
-        for block in plan.row_blocks(with_guide):
-            _attend_rows((query[element], keys, values), block, scale, output[element], sums)
-        for group in plan.tile_groups(with_guide):
-            _attend_tiles((query[element], keys, values), group, scale, output[element], sums)
-    return output, None if lse is None else lse.transpose(1, 2)
+        for first in range(0, query.shape[2], together):
+            heads = slice(first, first + together)
+            tensors = (_by_head(query[element, :, heads]), _by_head(key[element, :, heads]),
+                       _by_head(value[element, :, heads]))  # fmt: skip
+            sums = None if lse is None else lse[element, heads]
+            output[element, :, heads] = _attend(tensors, plan, scale, sums).transpose(0, 1)
+    return output, lse
 
 
 def _exact(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _by_head(tokens: Tensor) -> Tensor:
+    """`[N, H, D]` -> `[H, N, D]`, a copy."""
+    return tokens.transpose(0, 1).contiguous()
+
+
+def _attend(
+    tensors: tuple[Tensor, Tensor, Tensor], plan: TilePlan, scale: float, lse: Tensor | None
+) -> Tensor:
+    """Output `[H, Q, D]` of query `[H, Q, D]`, key and value `[H, S, D]`; fills lse `[H, Q]`."""
+    output = torch.empty_like(tensors[0])
+    with_guide = output.shape[1] == plan.length
+    for block in plan.row_blocks(with_guide):
+        _attend_rows(tensors, block, scale, output, lse)
+    for group in plan.tile_groups(with_guide):
+        _attend_tiles(tensors, group, scale, output, lse)
+    return output
 
 
 def _scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -66,41 +85,42 @@ def _attend_rows(
 ) -> None:
     query = tensors[0]
     keys, values = (shared_rows(x, block.shared, 1) for x in tensors[1:])
-    step = max(1, _SCORE_BYTES // (keys.shape[1] * query.shape[1] * query.element_size()))
+    step = max(1, _CHUNK_BYTES // (2 * query.shape[0] * keys.shape[1] * query.element_size()))
     for start in range(block.start, block.stop, step):
         rows = slice(start, min(start + step, block.stop))
-        scores = _scores(query[rows].transpose(0, 1), keys, scale)
+        scores = _scores(query[:, rows], keys, scale)
         weights = torch.softmax(scores, -1)
-        output[rows] = torch.bmm(weights, values).transpose(0, 1)
+        output[:, rows] = torch.bmm(weights, values)
         if lse is not None:
-            lse[rows] = _log_sum(scores, weights).T
+            lse[:, rows] = _log_sum(scores, weights)
 
 
 def _attend_tiles(
     tensors: tuple[Tensor, Tensor, Tensor], group: TileGroup, scale: float, output: Tensor, lse: Tensor | None
 ) -> None:
-    query, key, value = tensors
-    heads, dim = query.shape[1:]
+    query, *sources = tensors
+    heads, dim = query.shape[0], query.shape[2]
     local, size = group.keys.shape[1], group.queries.shape[1]
     bias = None if group.mask is None else additive(group.mask, query)
-    shared = [shared_rows(x, group.shared, 1) for x in (key, value)] if group.shared else []
-    columns = local + (shared[0].shape[1] if shared else 0)
-    step = tiles_per_chunk(group, size * columns * heads * query.element_size(), _SCORE_BYTES)
+    columns = local + sum(stop - start for start, stop in group.shared)
+    per_tile = 2 * heads * columns * (size + dim) * query.element_size()
+    step = tiles_per_chunk(group, per_tile, _CHUNK_BYTES)
+    # Shared keys are copied once beside the room for each tile's own: one product per chunk covers both.
+    room = [query.new_empty(heads, step, columns, dim) for _ in sources]
+    if group.shared:
+        for target, source in zip(room, sources, strict=True):
+            target[:, :, local:] = shared_rows(source, group.shared, 1)[:, None]
     for queries, keys in tile_chunks(group, step):
         rows, near_rows = (x.reshape(-1).to(query.device) for x in (queries, keys))
-        batch, whole = (heads * queries.shape[0], size, dim), (heads, rows.numel(), dim)
-        tiles = query.index_select(0, rows).transpose(0, 1).contiguous()
-        near = [x.index_select(1, near_rows).view(batch[0], local, dim) for x in (key, value)]
-        scores = _scores(tiles.view(batch), near[0], scale)
+        count = queries.shape[0]
+        near = []
+        for target, source in zip(room, sources, strict=True):
+            target[:, :count, :local] = source.index_select(1, near_rows).view(heads, count, local, dim)
+            near.append(target[:, :count].reshape(heads * count, columns, dim))
+        scores = _scores(query.index_select(1, rows).view(heads * count, size, dim), near[0], scale)
         if bias is not None:
-            scores += bias
-        if shared:
-            far = _scores(tiles, shared[0], scale)
-            scores = torch.cat([scores, far.view(*batch[:2], -1)], -1)
+            scores[..., :local] += bias
         weights = torch.softmax(scores, -1)
-        part = torch.bmm(weights[..., :local], near[1]).view(whole)
-        if shared:
-            part += torch.bmm(weights[..., local:].reshape(*whole[:2], -1), shared[1])
-        output.index_copy_(0, rows.long(), part.transpose(0, 1))
+        output.index_copy_(1, rows.long(), torch.bmm(weights, near[1]).view(heads, -1, dim))
         if lse is not None:
-            lse.index_copy_(0, rows.long(), _log_sum(scores, weights).view(whole[:2]).T)
+            lse.index_copy_(1, rows.long(), _log_sum(scores, weights).view(heads, -1))
