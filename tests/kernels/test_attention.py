@@ -297,7 +297,7 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     for backend in TILED:
         whole = hierarchical_local_attention(query, key, value, layout, backend=backend)
         monkeypatch.setattr(backend_sdpa, "_CHUNK_BYTES", 1)
-        monkeypatch.setattr(backend_explicit, "_SCORE_BYTES", 1)
+        monkeypatch.setattr(backend_explicit, "_CHUNK_BYTES", 1)
         torch.testing.assert_close(
             hierarchical_local_attention(query, key, value, layout, backend=backend), whole
         )
