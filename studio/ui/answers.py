@@ -12,7 +12,7 @@ from studio.gallery.index import Picture
 from studio.jobs.snapshot import JobSnapshot
 from studio.recipes import Recipe
 from studio.registry import Ability
-from studio.requests import DEFAULT_MODEL, ImageRequest
+from studio.requests import DEFAULT_MODEL, ImageRequest, Kind
 from studio.studio import Studio
 from studio.ui.snippets import as_python, as_shell
 from studio.visit import Visit
@@ -28,7 +28,7 @@ def overview_json(visit: Visit, mine: list[str]) -> dict[str, Any]:
     pictures, total = visit.pictures(_NEWEST, mine[:_MAX_MINE])
     return {
         "status": {
-            **_status(visit.studio, any(job.state == "running" for job in under_way)),
+            **_status(visit.studio, {job.kind for job in under_way if job.state == "running"}),
             "rooms": _rooms(visit.studio),
         },
         "jobs": [
@@ -49,8 +49,8 @@ def _rooms(studio: Studio) -> list[str]:
     return [*(room for room, ability in rooms if studio.registry.has(ability)), "kernels"]
 
 
-def _status(studio: Studio, is_busy: bool) -> dict[str, str]:
-    """Whether the studio can paint, and whether it does."""
+def _status(studio: Studio, running: set[Kind]) -> dict[str, str]:
+    """Whether the studio can paint, and what it does: `running` are the kinds of the jobs under way."""
     try:
         card = studio.registry.paintable(DEFAULT_MODEL)
     except StudioError:
@@ -58,8 +58,9 @@ def _status(studio: Studio, is_busy: bool) -> dict[str, str]:
         if not usable:
             return {"state": "missing", "model": "", "text": "no model installed"}
         card = usable[0]
-    if is_busy:
-        return {"state": "busy", "model": card.name, "text": "painting"}
+    if running:
+        text = "painting" if running & {"picture", "video"} else "working"
+        return {"state": "busy", "model": card.name, "text": text}
     return {"state": "ready", "model": card.name, "text": "ready"}
 
 

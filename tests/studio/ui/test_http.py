@@ -10,6 +10,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from studio.ui import answers
 from tests.studio.conftest import finished
 from tests.studio.painters import WordMeters
 
@@ -97,6 +98,12 @@ def test_the_overview_lists_pictures_newest_first(served):
     assert overview["status"] == {
         "state": "ready", "model": "storybook-flux", "text": "ready", "rooms": ["kernels"],
     }  # fmt: skip
+
+
+def test_the_overview_says_what_kind_of_work_goes_on(served):
+    kinds = ({"picture", "encode"}, {"selftest"}, set())
+    said = [answers._status(served.studio, running)["text"] for running in kinds]
+    assert said == ["painting", "working", "ready"]
 
 
 def test_strangers_on_a_shared_studio_are_kept_apart_by_a_cookie(shared):
