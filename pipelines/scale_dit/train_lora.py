@@ -8,9 +8,9 @@ on the very path that the step takes: with z = (1 - s) enlarged + s noise the ne
     x_t = x_0 + (t / s) (z - x_0)    and learns    v = (z - x_0) / s,    t uniform in (0, s],
 
 so that Euler steps from s to 0, as the pipeline makes them, lead from the enlarged guide to the drawing.
-Painted guides have less detail than drawn ones, and the next step's guide is the result of this one. Most
-guides are therefore blurred, and some get a little noise: otherwise the adapter learns that nothing is where
-its guide shows nothing.
+Painted guides have less detail than drawn ones, at other places, and the next step's guide is the result of
+this one. In most guides grass, grain and the like therefore stand elsewhere, are fewer, fainter and blurred,
+and some get a little noise: otherwise the adapter learns that nothing is where its guide shows nothing.
 """
 
 from functools import partial
@@ -71,7 +71,7 @@ class LoraTask:
         cache: Path,
         size: int = 6_000,
         seed: int = 51,
-        rank: int = 16,
+        rank: int = 64,
     ) -> None:
         from peft import LoraConfig
 

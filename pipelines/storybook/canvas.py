@@ -5,6 +5,7 @@ Everything is given in scene units (see `scene.py`); a canvas knows which pixels
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import aggdraw
 import numpy as np
@@ -95,6 +96,20 @@ def clip_band(polygon: Points, normal: tuple[float, float], low: float, high: fl
     return polygon
 
 
+@dataclass(frozen=True)
+class Marks:
+    """How the small marks of a drawing (grass, grain, fur) come out; the default is how they ought to.
+
+    Attributes:
+        shift: added to their seeds: another number puts them elsewhere.
+        share: of them that is drawn. strength: of their colour, 0 to 1.
+    """
+
+    shift: int = 0
+    share: float = 1.0
+    strength: float = 1.0
+
+
 class Canvas:
     """Pixels of one crop.
 
@@ -102,11 +117,19 @@ class Canvas:
         pixels: `[h, w, 3]` uint8 background, taken over.
         scale: pixels of the full drawing per scene unit.
         left, top: pixel of the full drawing at the crop's corner.
+        marks: how `scatter` draws.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], scale: float, left: float = 0.0, top: float = 0.0) -> None:
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        scale: float,
+        left: float = 0.0,
+        top: float = 0.0,
+        marks: Marks = Marks(),  # noqa: B008  (frozen)
+    ) -> None:
         self.height, self.width = pixels.shape[:2]
-        self.scale, self.left, self.top = scale, left, top
+        self.scale, self.left, self.top, self.marks = scale, left, top, marks
         self._image = Image.fromarray(pixels)
         self._draw = aggdraw.Draw(self._image)
 
@@ -164,7 +187,7 @@ class Canvas:
             seed: chooses the numbers (four per cell, uniform in [0, 1)).
             polygon: marks only where the cell's point lies inside it.
         """
-        alpha = ramp(cell * self.scale, *appear)
+        alpha = ramp(cell * self.scale, *appear) * self.marks.strength
         view = self.view()
         left, top = max(box[0], view[0] - cell), max(box[1], view[1] - 2 * cell)
         right, bottom = min(box[2], view[2] + cell), min(box[3], view[3] + 2 * cell)
@@ -173,7 +196,7 @@ class Canvas:
         columns = np.arange(math.floor(left / cell), math.ceil(right / cell))
         rows = np.arange(math.floor(top / cell), math.ceil(bottom / cell))
         grid_y, grid_x = (part.ravel() for part in np.meshgrid(rows, columns, indexing="ij"))
-        numbers = hashed(grid_x, grid_y, seed, 6)
+        numbers = hashed(grid_x, grid_y, seed + self.marks.shift, 7)
         points = np.stack([(grid_x + numbers[4]) * cell, (grid_y + numbers[5]) * cell], axis=1)
         keep = (
             (points[:, 0] >= box[0])
@@ -181,6 +204,7 @@ class Canvas:
             & (points[:, 1] >= box[1])
             & (points[:, 1] <= box[3])
         )
+        keep &= numbers[6] < self.marks.share
         if polygon is not None:
             keep &= inside(points, polygon)
         for (x, y), row in zip(points[keep], numbers.T[keep], strict=True):

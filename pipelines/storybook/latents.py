@@ -7,7 +7,7 @@ that a run leaves free; the recipes that train on whole drawings share one file.
 import argparse
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +19,7 @@ from PIL import Image, ImageFilter
 from torch import nn
 
 from pipelines.shared_vae import open_vae
+from pipelines.storybook.canvas import Marks
 from pipelines.storybook.dataset import sample_rng, to_tensor
 from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.scene import Scene, SceneMix, sample_scene
@@ -29,7 +30,7 @@ GRID = TILE // 16
 STREAM_SEED = 41
 MIX = SceneMix(counts=(0.32, 0.6, 0.08), sized=0.6)  # single objects teach shapes, pairs how they stand
 NAMED_BY = 8  # first samples of a stream, which name its file
-SOFTENED = 0.7  # share of guides that lose detail where that is wanted
+SOFTENED = 0.7  # share of guides that lose detail where that is wanted, and of those that are blurred
 SOFTEST_PX = 6.4  # standard deviation of the widest blur; the narrowest is a sixteenth of it
 
 
@@ -40,13 +41,15 @@ class View:
     Attributes:
         side, low_side: sides of the two full drawings in tokens.
         at, low_at: (row, column) of the crops' first tokens.
-        blur_px: standard deviation of the blur that the guide gets; painted guides lack detail, too.
+        marks: how grass, grain and the like come out in the guide. blur_px: standard deviation of the blur
+            that it gets. Painted guides lack detail, and what they have isn't that of the drawing.
     """
 
     side: int
     low_side: int
     at: tuple[int, int]
     low_at: tuple[int, int]
+    marks: Marks = Marks()
     blur_px: float = 0.0
 
 
@@ -68,10 +71,12 @@ def sample_view(rng: Random, scene: Scene, softened: bool = False) -> View:
     low_at = tuple(
         min(max(round((value + GRID / 2) * scale - GRID / 2), 0), low_side - GRID) for value in (row, column)
     )
-    blur_px = 0.0
+    view = View(side, low_side, (row, column), low_at)  # type: ignore[arg-type]
     if softened and rng.random() < SOFTENED:
-        blur_px = SOFTEST_PX * 2 ** rng.uniform(-4.0, 0.0)
-    return View(side, low_side, (row, column), low_at, blur_px)  # type: ignore[arg-type]
+        marks = Marks(rng.randint(1, 1 << 20), rng.random(), rng.uniform(0.3, 1.0))
+        blur_px = SOFTEST_PX * 2 ** rng.uniform(-4.0, 0.0) if rng.random() < SOFTENED else 0.0
+        view = replace(view, marks=marks, blur_px=blur_px)
+    return view
 
 
 def enlarge(guide: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
@@ -97,7 +102,7 @@ class LatentStream:
             the scenes by its name.
         size: number of different samples; sample i of the run uses slot i modulo `size`.
         views: crops and guides, and with `enlarged` also what the crop shows in the enlarged small drawing.
-        softened: most guides are blurred.
+        softened: most guides lose detail (`View`).
     """
 
     def __init__(
@@ -134,8 +139,10 @@ class LatentStream:
         if view is None:
             return [draw_scene(scene, TILE, TILE)]
         pictures = []
-        for side, (row, column) in ((view.side, view.at), (view.low_side, view.low_at)):
-            pictures.append(draw_scene(scene, side * 16, side * 16, (column * 16, row * 16, TILE, TILE)))
+        parts = ((view.side, view.at, Marks()), (view.low_side, view.low_at, view.marks))
+        for side, (row, column), marks in parts:
+            crop = (column * 16, row * 16, TILE, TILE)
+            pictures.append(draw_scene(scene, side * 16, side * 16, crop, marks))
         if view.blur_px:
             blur = ImageFilter.GaussianBlur(view.blur_px)
             pictures[1] = np.asarray(Image.fromarray(pictures[1]).filter(blur))

@@ -1,13 +1,14 @@
 """A video model over the image model in the folder beside it.
 
-Training leaves the image layers as they are, so a published folder need not hold them again: it has the
-layers along time alone (`LAYERS` in `unet`, and in `vae` where the decoder has them too), and its index names
-the folder with everything else, with checksums. Temporal layers fit the weights that they were trained over,
-so a folder with other weights is refused. A folder that holds all parts is opened as ever, and saving a
-pipeline writes all parts.
+Training leaves most image layers as they are, so a published folder need not hold them again: it has the
+layers along time and those that were trained on (`LAYERS` in `unet`, and in `vae` where the decoder has them
+too), and its index names the folder with everything else, with checksums. Layers fit the weights that they
+were trained over, so a folder with other weights is refused. A folder that holds all parts is opened as ever,
+and saving a pipeline writes all parts.
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
 from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
 from pipelines.weights import IMAGE_MODEL, differences, lender_of, list_files
 
-LAYERS = "temporal_layers.safetensors"
+LAYERS = "own_layers.safetensors"
 LENT = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 TEMPORAL_OPTIONS = (
     "add_temp_conv", "add_temp_embed", "add_temp_attn_only_on_upblocks", "prepend_first_frame",
@@ -54,11 +55,15 @@ def parts_folder(folder: Path) -> Path:
     return image_folder(folder) or folder
 
 
-def save_layers(model: Any, folder: Path) -> None:
-    """The layers along time of a model, in half precision, with its configuration."""
+def save_layers(model: Any, folder: Path, lent: Collection[str]) -> None:
+    """All weights of a model but those that the image model lends, in half precision, with its configuration.
+
+    Args:
+        lent: names of the weights that are the image model's own.
+    """
     model.save_config(folder)
-    layers = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file({name: value for name, value in layers.items() if is_temporal(name)}, folder / LAYERS)
+    own = {name: value for name, value in model.state_dict().items() if name not in lent}
+    save_file({name: value.half().contiguous() for name, value in own.items()}, folder / LAYERS)
 
 
 def open_unet(folder: Path, **options: Any) -> VidRDUNet3DModel:
@@ -103,8 +108,9 @@ def _with_layers(model: Any, folder: Path) -> Any:
         layers = load_file(folder / LAYERS)
     except Exception as error:  # safetensors raises its own kind
         raise ValueError(f"{folder / LAYERS} can't be read ({error!s:.100})") from error
-    expected = {name: value.shape for name, value in model.state_dict().items() if is_temporal(name)}
-    if {name: value.shape for name, value in layers.items()} != expected:
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    missing = {name for name in shapes if is_temporal(name)} - layers.keys()
+    if missing or any(value.shape != shapes.get(name) for name, value in layers.items()):
         raise ValueError(f"{folder / LAYERS} holds other layers than its configuration says")
     model.load_state_dict(layers, strict=False)
     return model.eval()

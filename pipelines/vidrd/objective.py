@@ -29,8 +29,11 @@ def load_sampler(folder: Path) -> Any:
     return getattr(diffusers, name).from_pretrained(folder / "scheduler")
 
 
+EARLY = 0.2  # of the noise levels, from pure noise on, are early ones
+
+
 def noisy_and_target(
-    sampler: Any, x: torch.Tensor, noise: torch.Tensor, generator: torch.Generator
+    sampler: Any, x: torch.Tensor, noise: torch.Tensor, generator: torch.Generator, early_share: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A training pair.
 
@@ -38,6 +41,8 @@ def noisy_and_target(
         sampler: says what is predicted: noise, velocity, the clean latents, or the velocity of a flow.
         x, noise: `[B, ...]`.
         generator: chooses the times.
+        early_share: so many samples more lie among the early levels. Later on a few frames show what moves
+            where; only there has the text to tell it (more noise for video: arXiv 2311.15127).
     Returns:
         Noisy latents, times `[B]`, and what the denoiser should answer.
     Raises:
@@ -46,9 +51,13 @@ def noisy_and_target(
     steps = sampler.config.num_train_timesteps
     if hasattr(sampler, "scale_noise"):
         level = torch.sigmoid(torch.randn(len(x), generator=generator))
+        if early_share:
+            level = _earlier(level, early_share, generator)
         shape = level.view(-1, *(1,) * (x.ndim - 1))
         return x + shape * (noise - x), level * steps, noise - x
     times = torch.randint(0, steps, (len(x),), generator=generator)
+    if early_share:
+        times = (_earlier(times / steps, early_share, generator) * steps).long().clamp_max(steps - 1)
     # the forward process is that of DDPM whatever sampler runs it backward (Euler's own scales its input)
     forward = diffusers.DDPMScheduler.from_config(sampler.config)
     kind = sampler.config.prediction_type
@@ -58,3 +67,9 @@ def noisy_and_target(
     if target is None:
         target = forward.get_velocity(x, noise, times)
     return forward.add_noise(x, noise, times), times, target
+
+
+def _earlier(levels: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """Noise levels `[B]` in [0, 1], of which a share is drawn anew from the early ones."""
+    chosen = torch.rand(len(levels), generator=generator) < share
+    return torch.where(chosen, 1 - EARLY * torch.rand(len(levels), generator=generator), levels)

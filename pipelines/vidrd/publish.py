@@ -1,7 +1,7 @@
 """Averaged weights to parts of the `storybook-video` folder: `python -m pipelines.vidrd.publish video ...`.
 
-Where the image model lies beside the folder and training left its weights alone, the folder gets the layers
-along time alone (`image_model.py`); otherwise it holds all parts of a `VidRDPipeline`. "index" names the
+Where the image model lies beside the folder, it gets the layers along time and what else training changed
+(`image_model.py`); otherwise it holds all parts of a `VidRDPipeline`. "index" names the
 image model anew after it was replaced: measure again then, the layers were trained over other weights.
 """
 
@@ -29,7 +29,7 @@ def publish_video(state: Path, folder: Path, parts: Path) -> None:
     """The UNet, and what else the folder needs; an autoencoder that is there already stays.
 
     Raises:
-        ValueError: the run also trained image weights, and the folder has nothing but layers for its decoder.
+        ValueError: the image model isn't beside the folder, which has nothing but layers for its decoder.
     """
     image = UNet2DConditionModel.from_pretrained(parts / "unet")
     unet = VidRDUNet3DModel.from_unet2d(image, add_temp_embed=False)
@@ -37,8 +37,8 @@ def publish_video(state: Path, folder: Path, parts: Path) -> None:
     kept = untouched(image, trained)
     unet.load_state_dict({name: value.float() for name, value in trained.items()} | kept)
     folder.mkdir(parents=True, exist_ok=True)
-    if kept.keys() == image.state_dict().keys() and image_model_beside(parts, folder):
-        _replace(folder / "unet", lambda part: save_layers(unet, part))
+    if image_model_beside(parts, folder):
+        _replace(folder / "unet", lambda part: save_layers(unet, part, kept))
     else:
         if (folder / "vae" / LAYERS).exists():
             raise ValueError(f"{folder / 'vae'} needs the image model beside it; publish into another folder")
@@ -71,7 +71,7 @@ def publish_decoder(state: Path, folder: Path, parts: Path) -> None:
     assert not unexpected
     is_whole = (folder / "unet").exists() and not (folder / "unet" / LAYERS).exists()
     if not is_whole and image_model_beside(parts, folder):
-        _replace(folder / "vae", lambda part: save_layers(vae, part))
+        _replace(folder / "vae", lambda part: save_layers(vae, part, vae.state_dict().keys() - temporal))
     else:
         _save(vae, folder / "vae")
     write_index(folder, parts)

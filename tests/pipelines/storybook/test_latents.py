@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from pipelines.storybook.canvas import Marks
 from pipelines.storybook.dataset import to_tensor
 from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.latents import GRID, TILE, LatentStream, encode
@@ -75,7 +76,9 @@ def test_a_softened_guide_has_lost_detail_and_the_crop_has_not(vae, tmp_path):
     )
     scene = soft.scene(slot)[0]
     crop, guide, enlarged = (picture.astype(float) for picture in soft._draw(scene, view))
-    same, drawn, large = (p.astype(float) for p in sharp._draw(scene, replace(view, blur_px=0.0)))
+    same, drawn, large = (
+        p.astype(float) for p in sharp._draw(scene, replace(view, blur_px=0.0, marks=Marks()))
+    )
     assert np.array_equal(crop, same)
     for blurred, clear in ((guide, drawn), (enlarged, large)):
         assert np.abs(np.diff(blurred, axis=1)).max() < 0.8 * np.abs(np.diff(clear, axis=1)).max()

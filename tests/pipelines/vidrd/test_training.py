@@ -283,3 +283,18 @@ def test_the_command_finds_every_recipe(capsys):
     text = capsys.readouterr().out
     assert all(name in text for name in train.RECIPES)
     assert set(train.RECIPES) == {"video", "video-attention", "decoder", "interpolation"}
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_more_early_levels_are_drawn_where_they_are_asked_for(flow):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    sampler = FlowMatchEulerDiscreteScheduler() if flow else ddim(prediction_type="v_prediction")
+    x = torch.zeros(4000, 1)
+    shares = []
+    for early_share in (0.0, 0.4):
+        generator = torch.Generator().manual_seed(1)
+        _, times, _ = noisy_and_target(sampler, x, torch.randn(4000, 1), generator, early_share)
+        assert float(times.min()) >= 0 and float(times.max()) <= 1000 - (not flow)
+        shares.append(float((times >= 800).float().mean()))
+    assert shares[1] == pytest.approx(0.4 + 0.6 * shares[0], abs=0.03)
