@@ -56,10 +56,11 @@ class View:
 def sample_view(rng: Random, scene: Scene, softened: bool = False) -> View:
     """A crop at 256 to 4096 px whose guide is 2 to 4 times smaller; three fifths touch an object.
 
-    All guides from 128 to 2048 px come up, since pictures of 4096 px are painted over one of 2048 px.
+    Large pictures are painted from 128 px on in steps of 4: guides of these sides come up most often.
     """
-    low_side = max(GRID, round(GRID * 2 ** rng.uniform(0.0, 4.0)))
-    side = min(round(low_side * rng.uniform(2.0, 4.0)), 256)
+    between = round(GRID * 2 ** rng.uniform(0.0, 4.0))
+    low_side = rng.choice((GRID, GRID, 4 * GRID, 16 * GRID, between))
+    side = min(round(low_side * rng.uniform(2.0, 4.0)), 32 * GRID)
     room = side - GRID
     row, column = rng.randint(0, room), rng.randint(0, room)
     if scene.objects and rng.random() < 0.6:

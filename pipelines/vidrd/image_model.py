@@ -23,7 +23,8 @@ from pipelines.weights import IMAGE_MODEL, differences, lender_of, list_files
 LAYERS = "own_layers.safetensors"
 LENT = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 TEMPORAL_OPTIONS = (
-    "add_temp_conv", "add_temp_embed", "add_temp_attn_only_on_upblocks", "prepend_first_frame",
+    "add_temp_conv", "add_temp_embed", "temp_embed_at", "add_temp_attn_only_on_upblocks",
+    "prepend_first_frame",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from pipelines.storybook.publish import SHARD, averaged
 from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
 from pipelines.vidrd.image_model import LAYERS, image_model_beside, open_unet, save_layers
 from pipelines.vidrd.interpolation import interpolation_unet
+from pipelines.vidrd.train_video import TEMPORAL
 from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
 from pipelines.weights import IMAGE_MODEL
 
@@ -32,7 +33,7 @@ def publish_video(state: Path, folder: Path, parts: Path) -> None:
         ValueError: the image model isn't beside the folder, which has nothing but layers for its decoder.
     """
     image = UNet2DConditionModel.from_pretrained(parts / "unet")
-    unet = VidRDUNet3DModel.from_unet2d(image, add_temp_embed=False)
+    unet = VidRDUNet3DModel.from_unet2d(image, **TEMPORAL)
     trained = averaged(state)
     kept = untouched(image, trained)
     unet.load_state_dict({name: value.float() for name, value in trained.items()} | kept)

@@ -61,6 +61,8 @@ SHEET_PROMPTS = (
     "a green cup bounces in a room",
     "a purple house in a desert. The camera zooms in",
 )
+# positions of frames without a change of the frozen image layers
+TEMPORAL: dict[str, Any] = {"add_temp_embed": True, "temp_embed_at": "attention"}
 # the paper trains these layers of the image model as well
 ATTENTION_PARTS = (".attn1.", ".attn2.")
 
@@ -107,8 +109,7 @@ class VideoTask:
         cache: folder of the clips' latents.
         size: different clips.
         with_attention: train self- and cross-attention too.
-        temporal: options of `VidRDUNet3DModel`. Positions of frames are off by default: added to the residual
-            stream they would disturb the frozen image layers, and the convolutions know the ends of a clip.
+        temporal: options of `VidRDUNet3DModel`, in place of `TEMPORAL`.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class VideoTask:
     ) -> None:
         torch.manual_seed(seed)
         image = UNet2DConditionModel.from_pretrained(parts / "unet")
-        self.model: nn.Module = VidRDUNet3DModel.from_unet2d(image, **{"add_temp_embed": False, **temporal})
+        self.model: nn.Module = VidRDUNet3DModel.from_unet2d(image, **{**TEMPORAL, **temporal})
         choose_trained(self.model, with_attention)
         quicken(self.model)
         without_dropout(self.model)

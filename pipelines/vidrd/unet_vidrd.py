@@ -50,8 +50,10 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         down_block_types, mid_block_type, up_block_types: names of stock blocks; "3D" in place of "2D" is read
             as well (published configs have it).
         add_temp_conv: temporal convolutions after the resnets.
-        add_temp_embed: positions of frames, added to the residual stream itself before each temporal
-            attention. Single frames get position 0 too: not even for one frame is it the image model then.
+        add_temp_embed: positions of frames before each temporal attention.
+        temp_embed_at: where they are added. "residual", as published: to the residual stream itself, also of
+            single frames: not even for one frame is it the image model then. "attention": to what the
+            temporal attention reads, so that image layers are left alone.
         add_temp_attn_only_on_upblocks: no temporal attention in down and mid blocks.
         prepend_first_frame: self-attention of frame f sees frames 0 and f - 1 instead of itself.
         add_temp_transformer: must be False (its published form mixes up axes unless it does nothing).
@@ -90,6 +92,7 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         resnet_time_scale_shift: str = "default",
         add_temp_conv: bool = True,
         add_temp_embed: bool = True,
+        temp_embed_at: str = "residual",
         add_temp_attn_only_on_upblocks: bool = False,
         prepend_first_frame: bool = False,
         add_temp_transformer: bool = False,
@@ -97,6 +100,8 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         super().__init__()
         if add_temp_transformer:
             raise ValueError("add_temp_transformer is True; only models without that layer can be run")
+        if temp_embed_at not in ("residual", "attention"):
+            raise ValueError(f"temp_embed_at is {temp_embed_at!r}; it must be residual or attention")
         options = {name: self.config[name] for name in IMAGE_FIELDS}
         for field in ("down_block_types", "up_block_types"):
             options[field] = tuple(_image_block(name) for name in options[field])
@@ -262,11 +267,16 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         x = x + self._read_text(layer.attn2, layer.norm2(x), text)
         if hasattr(layer, "temp_attn"):
             x = x.reshape(batch, num_frames, places, channels)
-            if self.config.add_temp_embed:
-                x = x + frame_positions(num_frames, channels, x)[:, None]
+            places_in_time = frame_positions(num_frames, channels, x) if self.config.add_temp_embed else None
+            at_attention = self.config.temp_embed_at == "attention"
+            if places_in_time is not None and not at_attention:
+                x = x + places_in_time[:, None]
             if num_frames > 1:
                 tokens = x.transpose(1, 2).reshape(batch * places, num_frames, channels)
-                change = layer.temp_attn(layer.temp_norm(tokens))
+                tokens = layer.temp_norm(tokens)
+                if places_in_time is not None and at_attention:
+                    tokens = tokens + places_in_time
+                change = layer.temp_attn(tokens)
                 x = x + change.reshape(batch, places, num_frames, channels).transpose(1, 2)
             x = x.reshape(count, places, channels)
         return x + layer.ff(layer.norm3(x))

@@ -28,10 +28,10 @@ MIXES = {
 }
 # fingerprints of scenes, captions and views of each mix
 EXPECTED = {
-    "plain": ("6ef2c7457ed90dfb", "8aaae2c792824bdc", "58b8c9c92bbf0364"),
-    "easy": ("88f2a7cedbb007cf", "c38ba16bc2d580a7", "063fd2547fa5670c"),
-    "held_out": ("7cdd6925b1ec9d3d", "dc5fcbbf689d81ff", "92130cf953b0ea4b"),
-    "wide": ("9b99ad830d982356", "8f9e2e58e3c5350a", "8e5bde30174fcb43"),
+    "plain": ("6ef2c7457ed90dfb", "8aaae2c792824bdc", "d352fcbec18d9d89"),
+    "easy": ("88f2a7cedbb007cf", "c38ba16bc2d580a7", "4315e7a3b579207e"),
+    "held_out": ("7cdd6925b1ec9d3d", "dc5fcbbf689d81ff", "bad05654090882ed"),
+    "wide": ("9b99ad830d982356", "8f9e2e58e3c5350a", "7ce0c3f5772d5e67"),
 }
 
 
@@ -116,7 +116,8 @@ def test_softened_guides_lose_detail_in_views_of_all_sizes():
     widths = [view.blur_px for view in soft if view.blur_px]
     assert 0.62 < len(widths) / len(changed) < 0.78
     assert 0.4 <= min(widths) < 0.6 and 5.0 < max(widths) <= 6.4
-    assert max(view.low_side for view in plain) > 110 and max(view.side for view in plain) == 256
+    assert {view.low_side for view in plain} >= {8, 32, 128}
+    assert len({view.low_side for view in plain}) > 20 and max(view.side for view in plain) == 256
 
 
 def test_marks_stand_elsewhere_are_fewer_and_fainter_as_asked():

@@ -13,6 +13,7 @@ from pipelines.storybook.text import build_clip_tokenizer
 from pipelines.vidrd import publish
 from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
 from pipelines.vidrd.image_model import LAYERS, image_folder, image_model_beside, open_autoencoder, open_unet
+from pipelines.vidrd.train_video import TEMPORAL
 from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
 from pipelines.weights import IMAGE_MODEL, verify_folder
 from tests.pipelines.vidrd.conftest import UNET, VAE, ddim, shake, tiny_text
@@ -42,7 +43,7 @@ def published(tmp_path_factory):
         requires_safety_checker=False,
     )  # fmt: skip
     stock.save_pretrained(root / "storybook-sd")
-    unet = over(VidRDUNet3DModel.from_unet2d(image.float(), add_temp_embed=False))
+    unet = over(VidRDUNet3DModel.from_unet2d(image.float(), **TEMPORAL))
     decoder = over(VidRDAutoencoderKL.from_image_vae(vae.float()))
     save_run(root / "states/video", unet.state_dict(), trained=unet)
     save_run(
@@ -101,7 +102,7 @@ def test_opened_it_is_the_whole_model(published):
         assert found.keys() == expected.keys()
         assert all(found[name].equal(value) for name, value in expected.items()), part
         assert not getattr(opened, part).training
-    assert opened.unet.config.add_temp_embed is False and isinstance(opened.vae, VidRDAutoencoderKL)
+    assert opened.unet.config.temp_embed_at == "attention" and isinstance(opened.vae, VidRDAutoencoderKL)
     assert type(opened.scheduler) is type(whole.scheduler)
     films = [
         pipeline("a red ball", num_clips=2, num_frames=4, num_inference_steps=2, output_type="pt",

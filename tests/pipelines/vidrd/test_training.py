@@ -136,7 +136,7 @@ def test_a_run_becomes_a_folder_that_films_and_a_run_starts_from_it(parts, cache
     index = json.loads((folder / "model_index.json").read_text())
     assert index["vae"] == ["diffusers", "AutoencoderKL"] and index["scheduler"][1] == "DDIMScheduler"
     pipeline = VidRDPipeline.from_pretrained(folder)
-    assert pipeline.base_size == 64 and not pipeline.unet.config.add_temp_embed
+    assert pipeline.base_size == 64 and pipeline.unet.config.temp_embed_at == "attention"
     image = UNet2DConditionModel.from_pretrained(parts / "unet").half().state_dict()
     own = pipeline.unet.half().state_dict()
     assert all(own[name].equal(value) for name, value in image.items())  # not their bf16 copies

@@ -44,6 +44,25 @@ def test_image_weights_load_untouched_and_single_frames_are_pictures(linear):
 
 
 @torch.no_grad()
+def test_positions_at_the_attention_leave_image_layers_alone():
+    image = stock_unet()
+    video = VidRDUNet3DModel.from_unet2d(image, add_temp_embed=True, temp_embed_at="attention").eval()
+    x, text = inputs(frames=1)
+    expected = image(x[:, :, 0], 500, text).sample
+    torch.testing.assert_close(video(x, 500, text).sample[:, :, 0], expected, rtol=1e-5, atol=1e-5)
+    same = x.expand(-1, -1, 4, -1, -1)
+    before = video(same, 500, text).sample
+    for name, value in video.named_parameters():
+        if "temp_attn" in name:
+            torch.nn.init.normal_(value, std=0.2)
+    after = video(same, 500, text).sample
+    assert torch.allclose(before[:, :, 0], before[:, :, 3], atol=1e-5)
+    assert not torch.allclose(after[:, :, 0], after[:, :, 3], atol=1e-3)  # the attention tells frames apart
+    with pytest.raises(ValueError, match="temp_embed_at is 'text'; it must be residual or attention"):
+        VidRDUNet3DModel.from_unet2d(image, temp_embed_at="text")
+
+
+@torch.no_grad()
 def test_videos_of_a_batch_do_not_see_each_other():
     model = tiny_unet()
     (x, text), (y, other) = inputs(seed=1), inputs(seed=2)
