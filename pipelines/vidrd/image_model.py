@@ -1,10 +1,10 @@
 """A video model over the image model in the folder beside it.
 
-Training leaves most image layers as they are, so a published folder need not hold them again: it has the
-layers along time and those that were trained on (`LAYERS` in `unet`, and in `vae` where the decoder has them
-too), and its index names the folder with everything else, with checksums. Layers fit the weights that they
-were trained over, so a folder with other weights is refused. A folder that holds all parts is opened as ever,
-and saving a pipeline writes all parts.
+Training leaves most image layers as they are, so a published folder need not hold them again: it has its
+sampler, the layers along time and those that were trained on (`LAYERS` in `unet`, and in `vae` where the
+decoder has them too), and its index names the folder with everything else, with checksums. Layers fit the
+weights that they were trained over, so a folder with other weights is refused. A folder that holds all parts
+is opened as ever, and saving a pipeline writes all parts.
 """
 
 import json
@@ -21,7 +21,7 @@ from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
 from pipelines.weights import IMAGE_MODEL, differences, lender_of, list_files
 
 LAYERS = "own_layers.safetensors"
-LENT = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+LENT = ("text_encoder", "tokenizer", "unet", "vae")
 TEMPORAL_OPTIONS = (
     "add_temp_conv", "add_temp_embed", "temp_embed_at", "add_temp_attn_only_on_upblocks",
     "prepend_first_frame",
@@ -52,7 +52,7 @@ def image_folder(folder: str | Path) -> Path | None:
 
 
 def parts_folder(folder: Path) -> Path:
-    """Where text encoder, tokenizer and sampler of a video model lie."""
+    """Where text encoder and tokenizer of a video model lie."""
     return image_folder(folder) or folder
 
 
@@ -141,7 +141,7 @@ def _parts(folder: Path, lender: Path, dtype: Any, given: Any) -> dict[str, Any]
     from pipelines.vidrd.objective import load_sampler
 
     opened = {
-        "scheduler": lambda: load_sampler(lender),
+        "scheduler": lambda: load_sampler(folder),
         "text_encoder": lambda: CLIPTextModel.from_pretrained(
             lender / "text_encoder", **dtype_option(dtype, "text_encoder")
         ),

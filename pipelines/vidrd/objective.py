@@ -29,8 +29,19 @@ def load_sampler(folder: Path) -> Any:
     return getattr(diffusers, name).from_pretrained(folder / "scheduler")
 
 
-EARLY = 0.2  # of the noise levels, from pure noise on, are early ones
-PURE = 0.5  # of the early samples are nothing but noise
+EARLY = 0.2  # of the times, from pure noise on, are early ones
+
+
+def from_pure_noise(sampler: Any) -> Any:
+    """The sampler with a first time that is nothing but noise (arXiv 2305.08891), where it can have one.
+
+    At the last time of the usual schedule a picture has drowned, but eight frames still show together what
+    moves where: a network that is trained on it has no use for "to the left".
+    """
+    config = sampler.config
+    if config.get("prediction_type") != "v_prediction" or "rescale_betas_zero_snr" not in config:
+        return sampler
+    return type(sampler).from_config(config, rescale_betas_zero_snr=True, timestep_spacing="trailing")
 
 
 def noisy_and_target(
@@ -42,10 +53,8 @@ def noisy_and_target(
         sampler: says what is predicted: noise, velocity, the clean latents, or the velocity of a flow.
         x, noise: `[B, ...]`.
         generator: chooses the times.
-        early_share: so many samples more lie among the early levels, half of them at pure noise itself. A
-            sampler's last time isn't quite that, and eight frames show together what moves where long after
-            one picture has drowned: without them the text has nothing to tell (arXiv 2305.08891; more noise
-            for video: arXiv 2311.15127).
+        early_share: so many samples more lie among the early times, where the text decides what is seen
+            (more noise for video: arXiv 2311.15127).
     Returns:
         Noisy latents, times `[B]`, and what the denoiser should answer.
     Raises:
@@ -59,10 +68,8 @@ def noisy_and_target(
         shape = level.view(-1, *(1,) * (x.ndim - 1))
         return x + shape * (noise - x), level * steps, noise - x
     times = torch.randint(0, steps, (len(x),), generator=generator)
-    pure = torch.zeros(len(x), dtype=torch.bool)
     if early_share:
-        level = _earlier(times / steps, early_share, generator)
-        times, pure = (level * steps).long().clamp_max(steps - 1), level == 1
+        times = (_earlier(times / steps, early_share, generator) * steps).long().clamp_max(steps - 1)
     # the forward process is that of DDPM whatever sampler runs it backward (Euler's own scales its input)
     forward = diffusers.DDPMScheduler.from_config(sampler.config)
     kind = sampler.config.prediction_type
@@ -71,15 +78,10 @@ def noisy_and_target(
     target = {"epsilon": noise, "sample": x}.get(kind)
     if target is None:
         target = forward.get_velocity(x, noise, times)
-    noisy = forward.add_noise(x, noise, times)
-    noisy[pure] = noise[pure]
-    if kind == "v_prediction":
-        target[pure] = -x[pure]
-    return noisy, times, target
+    return forward.add_noise(x, noise, times), times, target
 
 
 def _earlier(levels: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
     """Noise levels `[B]` in [0, 1], of which a share is drawn anew from the early ones."""
-    chosen, pure = torch.rand(2, len(levels), generator=generator) < torch.tensor([[share], [PURE]])
-    early = 1 - EARLY * torch.rand(len(levels), generator=generator)
-    return torch.where(chosen, early.masked_fill(pure, 1.0), levels)
+    chosen = torch.rand(len(levels), generator=generator) < share
+    return torch.where(chosen, 1 - EARLY * torch.rand(len(levels), generator=generator), levels)

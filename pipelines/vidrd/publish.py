@@ -19,11 +19,12 @@ from pipelines.storybook.publish import SHARD, averaged
 from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
 from pipelines.vidrd.image_model import LAYERS, image_model_beside, open_unet, save_layers
 from pipelines.vidrd.interpolation import interpolation_unet
+from pipelines.vidrd.objective import from_pure_noise, load_sampler
 from pipelines.vidrd.train_video import TEMPORAL
 from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
 from pipelines.weights import IMAGE_MODEL
 
-COPIED = ("scheduler", "text_encoder", "tokenizer", "vae")
+COPIED = ("text_encoder", "tokenizer", "vae")
 
 
 def publish_video(state: Path, folder: Path, parts: Path) -> None:
@@ -48,6 +49,7 @@ def publish_video(state: Path, folder: Path, parts: Path) -> None:
                 shutil.rmtree(folder / name, ignore_errors=True)
                 shutil.copytree(parts / name, folder / name)
         _save(unet, folder / "unet")
+    _replace(folder / "scheduler", from_pure_noise(load_sampler(parts)).save_pretrained)
     write_index(folder, parts)
 
 

@@ -48,7 +48,7 @@ class InterpolationTask:
         quicken(self.model)
         without_dropout(self.model)
         source = parts_folder(parts)
-        self.sampler, self.text, self.vae = load_sampler(source), FrozenText(source), load_autoencoder(source)
+        self.sampler, self.text, self.vae = load_sampler(parts), FrozenText(source), load_autoencoder(source)
         self.stream = ClipStream(self.vae, cache, size, WINDOW)
         held_out = ClipMix(scenes=replace(ClipMix().scenes, held_out=True))
         self.held_out = ClipStream(self.vae, cache, HELD_OUT_COUNT, WINDOW, held_out, HELD_OUT_SEED + 2)

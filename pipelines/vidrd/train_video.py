@@ -44,7 +44,7 @@ from pipelines.vidrd.denoiser import TextCondition, UNetDenoiser
 from pipelines.vidrd.handover import Handover
 from pipelines.vidrd.motion import measure_motion
 from pipelines.vidrd.noise import SeededNoise
-from pipelines.vidrd.objective import load_sampler, noisy_and_target
+from pipelines.vidrd.objective import from_pure_noise, load_sampler, noisy_and_target
 from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
 
 NUM_FRAMES = 8
@@ -128,7 +128,7 @@ class VideoTask:
         choose_trained(self.model, with_attention)
         quicken(self.model)
         without_dropout(self.model)
-        self.sampler = load_sampler(parts)
+        self.sampler = from_pure_noise(load_sampler(parts))
         self.text = FrozenText(parts)
         self.vae = load_autoencoder(parts)
         self.stream = ClipStream(self.vae, cache, size, NUM_FRAMES)

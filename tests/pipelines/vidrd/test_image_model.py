@@ -83,11 +83,11 @@ def models(published, tmp_path):
     return tmp_path
 
 
-def test_the_folder_holds_layers_along_time_and_nothing_else(published):
+def test_the_folder_holds_its_sampler_and_layers_along_time_and_nothing_else(published):
     folder = published[0] / "storybook-video"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     layers = {f"{part}/{name}" for part in ("unet", "vae") for name in ("config.json", LAYERS)}
-    assert names == {"model_index.json", *layers}
+    assert names == {"model_index.json", "scheduler/scheduler_config.json", *layers}
     for part in ("unet", "vae"):
         stored = load_file(folder / part / LAYERS)
         assert all(is_temporal(name) and value.dtype == torch.float16 for name, value in stored.items())

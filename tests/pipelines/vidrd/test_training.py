@@ -17,7 +17,7 @@ from pipelines.storybook.text import build_clip_tokenizer
 from pipelines.training.loop import LoopConfig, Run
 from pipelines.vidrd import publish, train, train_decoder, train_interpolation, train_video
 from pipelines.vidrd.evaluate import evaluate_decoder
-from pipelines.vidrd.objective import load_sampler, noisy_and_target
+from pipelines.vidrd.objective import from_pure_noise, load_sampler, noisy_and_target
 from pipelines.vidrd.train_decoder import DecoderTask, PatchCritic3D, flicker, reconstruction
 from pipelines.vidrd.train_interpolation import InterpolationTask
 from pipelines.vidrd.train_video import VideoTask, cell_weights, sample_clips
@@ -286,7 +286,7 @@ def test_the_command_finds_every_recipe(capsys):
 
 
 @pytest.mark.parametrize("flow", [False, True])
-def test_more_early_levels_and_pure_noise_are_drawn_where_they_are_asked_for(flow):
+def test_more_early_times_are_drawn_where_they_are_asked_for(flow):
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     sampler = FlowMatchEulerDiscreteScheduler() if flow else ddim(prediction_type="v_prediction")
@@ -294,11 +294,21 @@ def test_more_early_levels_and_pure_noise_are_drawn_where_they_are_asked_for(flo
     shares = []
     for early_share in (0.0, 0.4):
         generator = torch.Generator().manual_seed(1)
-        noisy, times, target = noisy_and_target(sampler, x, noise, generator, early_share)
+        _, times, _ = noisy_and_target(sampler, x, noise, generator, early_share)
         assert float(times.min()) >= 0 and float(times.max()) <= 1000 - (not flow)
         shares.append(float((times >= 800).float().mean()))
-        pure = torch.isclose(noisy, noise, rtol=1e-6, atol=1e-6).squeeze(1)
-        assert float(pure.float().mean()) == pytest.approx(early_share / 2, abs=0.02)
-        expected = noise - x if flow else -x
-        assert torch.equal(target[pure], expected[pure]) and (times[pure] > 998.9).all()
     assert shares[1] == pytest.approx(0.4 + 0.6 * shares[0], abs=0.03)
+
+
+def test_a_video_sampler_begins_at_pure_noise_where_it_can():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    sampler = from_pure_noise(ddim(prediction_type="v_prediction"))
+    assert float(sampler.alphas_cumprod[-1]) == pytest.approx(0.0, abs=1e-6)
+    x, noise = torch.ones(400, 1), torch.randn(400, 1)
+    noisy, times, target = noisy_and_target(sampler, x, noise, torch.Generator().manual_seed(1), 1.0)
+    last = times == 999
+    assert last.any() and torch.allclose(noisy[last], noise[last], atol=1e-3)
+    assert torch.allclose(target[last], -x[last], atol=1e-2)
+    for other in (ddim(prediction_type="epsilon"), FlowMatchEulerDiscreteScheduler()):
+        assert from_pure_noise(other) is other
