@@ -59,7 +59,9 @@ class PairSource(Protocol):
 class _SceneLatents(LatentStream):
     """Latents of scenes that SCOP accepts."""
 
-    params: ScopParams
+    def __init__(self, vae: nn.Module, folder: Path, size: int, seed: int, params: ScopParams) -> None:
+        self.params = params  # the file's name asks for scenes
+        super().__init__(vae, folder, size, PLAIN_SCENES, seed)
 
     def scene(self, slot: int) -> tuple[Scene, View | None, Random]:
         rng = sample_rng(self.seed, slot)
@@ -93,8 +95,7 @@ class ScenePairs:
         if params is None:
             self.latents = LatentStream(vae, cache, size, PLAIN_SCENES, seed)
         else:
-            self.latents = _SceneLatents(vae, cache, size, PLAIN_SCENES, seed + 1)
-            self.latents.params = params
+            self.latents = _SceneLatents(vae, cache, size, seed + 1, params)
 
     def batch(self, first: int, count: int, with_masks: bool) -> PairBatch:
         latents, entries = self.latents.batch(first, count)

@@ -309,7 +309,8 @@ class StagedPipeline(DiffusionPipeline):
         options = HighResOptions() if high_res is None else high_res
         first_scale = self.default_guidance if guidance_scale is None else guidance_scale
         if high_res_strength is None:
-            high_res_strength = ADAPTED_STRENGTH if self.lora_routing else PLAIN_STRENGTH
+            is_adapted = ADAPTER in getattr(self.transformer, "peft_config", {})  # it may be taken out again
+            high_res_strength = ADAPTED_STRENGTH if is_adapted else PLAIN_STRENGTH
         scales = (first_scale, 1.0 if options.guidance_scale is None else options.guidance_scale)
         self.check_inputs(
             prompt=prompt,
