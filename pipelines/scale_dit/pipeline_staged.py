@@ -41,7 +41,6 @@ class StagedPipeline(DiffusionPipeline):
     Attributes:
         stages: sizes of the last call. stage_index, step_in_stage: where it is (read them in callbacks).
         attention_backend: "dense", or the kernel that the large stages of the last call took.
-        lora_routing: which tokens the adapter of `load_scale_dit_lora` acts on; None before it is loaded.
     """
 
     _callback_tensor_inputs = ["latents", "denoised", "prompt_embeds"]
@@ -62,7 +61,7 @@ class StagedPipeline(DiffusionPipeline):
         self.stage_index = 0
         self.step_in_stage = 0
         self.attention_backend = "dense"
-        self.lora_routing: LoraRouting | None = None
+        self._lora_routing: LoraRouting | None = None
         self._interrupt = False
         self._num_timesteps = 0
 
@@ -70,6 +69,11 @@ class StagedPipeline(DiffusionPipeline):
     def base_size(self) -> int:
         """Side in pixels of the square that is painted in one stage."""
         return round(self.scheduler.config.max_image_seq_len**0.5) * 16
+
+    @property
+    def lora_routing(self) -> LoraRouting | None:
+        """Which tokens the adapter of `load_scale_dit_lora` acts on; None while there is none."""
+        return self._lora_routing if ADAPTER in getattr(self.transformer, "peft_config", {}) else None
 
     @property
     def text_limit(self) -> int:
@@ -127,7 +131,7 @@ class StagedPipeline(DiffusionPipeline):
             options["weight_name"] = weight_name
         self.load_lora_weights(source, adapter_name=ADAPTER, **options)
         self.transformer.set_adapter([*active, ADAPTER])
-        self.lora_routing = routing
+        self._lora_routing = routing
 
     def check_inputs(
         self,
@@ -309,8 +313,7 @@ class StagedPipeline(DiffusionPipeline):
         options = HighResOptions() if high_res is None else high_res
         first_scale = self.default_guidance if guidance_scale is None else guidance_scale
         if high_res_strength is None:
-            is_adapted = ADAPTER in getattr(self.transformer, "peft_config", {})  # it may be taken out again
-            high_res_strength = ADAPTED_STRENGTH if is_adapted else PLAIN_STRENGTH
+            high_res_strength = ADAPTED_STRENGTH if self.lora_routing else PLAIN_STRENGTH
         scales = (first_scale, 1.0 if options.guidance_scale is None else options.guidance_scale)
         self.check_inputs(
             prompt=prompt,

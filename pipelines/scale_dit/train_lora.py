@@ -48,7 +48,7 @@ TARGETS = (
 
 
 def lora_recipe() -> LoopConfig:
-    """About an hour on two cores, two minutes on a GPU."""
+    """About an hour on one core, two minutes on a GPU."""
     return LoopConfig(
         samples=100_000, batch=16, lr=1e-3, warmup=100, decay_from=0.5, ema_decay=0.999, weight_decay=0.0,
         evaluate_every_s=600,

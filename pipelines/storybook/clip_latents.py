@@ -19,7 +19,7 @@ from pipelines.storybook.clips import Clip, ClipMix, clip_caption, sample_clip
 from pipelines.storybook.dataset import sample_rng, to_tensor
 from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.draw_clips import draw_clip, pseudo_clip
-from pipelines.storybook.latents import NAMED_BY, TILE, encode, load_autoencoder, named_by
+from pipelines.storybook.latents import TILE, encode, load_autoencoder, named_by
 from pipelines.storybook.scene import sample_scene
 
 CLIP_SEED = 61
@@ -66,7 +66,7 @@ class ClipStream:
         self.vae, self.size, self.num_frames, self.seed = vae, size, num_frames, seed
         self.mix = mix or ClipMix()
         folder.mkdir(parents=True, exist_ok=True)
-        shown = named_by(self.entry(slot) for slot in range(NAMED_BY))
+        shown = named_by(self.entry)
         path = folder / f"clips_{seed}_{size}_{num_frames}_{shown}.npy"
         shape = (size, num_frames, 16, TILE // 8, TILE // 8)
         mode = "r+" if path.exists() else "w+"

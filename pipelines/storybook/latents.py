@@ -6,7 +6,7 @@ that a run leaves free; the recipes that train on whole drawings share one file.
 
 import argparse
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -88,10 +88,13 @@ def enlarge(guide: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(guide).resize((TILE, TILE), Image.Resampling.BICUBIC, box=box))
 
 
-def named_by(entries: Iterable[object]) -> str:
-    """Digits for the name of a stream's file, from its first samples: latents of another recipe must not meet
-    this one's captions."""
-    return hashlib.sha256(repr(list(entries)).encode()).hexdigest()[:8]
+def named_by(entry: Callable[[int], object]) -> str:
+    """Digits for the name of a stream's file, from its first samples (`entry` tells what a slot shows).
+
+    Latents of another recipe must not meet this one's captions.
+    """
+    shown = [entry(slot) for slot in range(NAMED_BY)]
+    return hashlib.sha256(repr(shown).encode()).hexdigest()[:8]
 
 
 class LatentStream:
@@ -122,7 +125,7 @@ class LatentStream:
         folder.mkdir(parents=True, exist_ok=True)
         count = 1 + views + (views and enlarged)
         shape = (size, count, 16, GRID * 2, GRID * 2)
-        drawn = named_by(self.scene(slot)[:2] for slot in range(NAMED_BY))
+        drawn = named_by(lambda slot: self.scene(slot)[:2])
         path = folder / f"latents_{seed}_{size}_{count}_{drawn}.npy"
         mode = "r+" if path.exists() else "w+"
         self._file = np.lib.format.open_memmap(

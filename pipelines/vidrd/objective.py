@@ -12,6 +12,7 @@ SAMPLERS = (
     "DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler",
     "FlowMatchEulerDiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler",
 )  # fmt: skip
+EARLY = 0.2  # of the times, from pure noise on, are early ones
 
 
 def load_sampler(folder: Path) -> Any:
@@ -27,9 +28,6 @@ def load_sampler(folder: Path) -> Any:
     if name not in SAMPLERS:
         raise ValueError(f"{folder} names the sampler {name!r}; allowed: {', '.join(SAMPLERS)}")
     return getattr(diffusers, name).from_pretrained(folder / "scheduler")
-
-
-EARLY = 0.2  # of the times, from pure noise on, are early ones
 
 
 def from_pure_noise(sampler: Any) -> Any:

@@ -1,7 +1,7 @@
 """Averaged weights to parts of the `storybook-video` folder: `python -m pipelines.vidrd.publish video ...`.
 
-Where the image model lies beside the folder, it gets the layers along time and what else training changed
-(`image_model.py`); otherwise it holds all parts of a `VidRDPipeline`. "index" names the
+Where the image model lies beside the folder, it gets the sampler, the layers along time and what else
+training changed (`image_model.py`); otherwise it holds all parts of a `VidRDPipeline`. "index" names the
 image model anew after it was replaced: measure again then, the layers were trained over other weights.
 """
 

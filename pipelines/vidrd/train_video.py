@@ -1,8 +1,8 @@
 """Recipes of `storybook-video`: temporal layers over `storybook-sd`, image weights frozen first.
 
-"video" trains the temporal layers alone; "video-attention" goes on from there with self- and cross-attention
-too (what the paper trains), and is published with all parts. Samples are drawn clips of eight frames with
-captions that say who moves where.
+"video" trains the temporal layers alone; "video-attention" goes on from there (`--start-from` what was
+published) with self- and cross-attention too, as in the paper: no other layer reads the text. Samples are
+drawn clips of eight frames with captions that say who moves where.
 
     python -m pipelines.storybook.clip_latents --parts assets/weights/storybook-sd --cache CACHE
     python -m pipelines.vidrd.train video --state DIR --cache CACHE \

@@ -267,15 +267,14 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         x = x + self._read_text(layer.attn2, layer.norm2(x), text)
         if hasattr(layer, "temp_attn"):
             x = x.reshape(batch, num_frames, places, channels)
-            places_in_time = frame_positions(num_frames, channels, x) if self.config.add_temp_embed else None
-            at_attention = self.config.temp_embed_at == "attention"
-            if places_in_time is not None and not at_attention:
-                x = x + places_in_time[:, None]
+            positions = frame_positions(num_frames, channels, x) if self.config.add_temp_embed else None
+            if positions is not None and self.config.temp_embed_at == "residual":
+                x, positions = x + positions[:, None], None
             if num_frames > 1:
                 tokens = x.transpose(1, 2).reshape(batch * places, num_frames, channels)
                 tokens = layer.temp_norm(tokens)
-                if places_in_time is not None and at_attention:
-                    tokens = tokens + places_in_time
+                if positions is not None:
+                    tokens = tokens + positions
                 change = layer.temp_attn(tokens)
                 x = x + change.reshape(batch, places, num_frames, channels).transpose(1, 2)
             x = x.reshape(count, places, channels)
