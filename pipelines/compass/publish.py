@@ -1,12 +1,17 @@
 """Turn a run's averaged weights into a folder: `python -m pipelines.compass.publish flux --state S --folder
 F`.
 
-The sidecar that the run kept goes with them; half precision, safetensors.
+The sidecar that the run kept goes with them; half precision, safetensors. A UNet is published whole, or with
+`--rank` as an adapter: what the run changed, in the best approximation of that rank per layer (truncated
+singular value decomposition, C. Eckart and G. Young, 1936).
 """
 
 import argparse
 import shutil
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from pipelines.compass.sidecar import Sidecar, read_sidecar, write_sidecar
 from pipelines.compass.weights_compass import LORA_FILE
@@ -20,8 +25,8 @@ def _trained_with(state: Path, variant: str) -> Sidecar:
     return sidecar
 
 
-def publish_flux(state: Path, folder: Path, parts: Path | None = None) -> None:
-    """Write an adapter folder."""
+def publish_flux(state: Path, folder: Path, parts: Path | None = None, rank: int | None = None) -> None:
+    """Write an adapter folder. Its rank is that of the run; `parts` and `rank` are for UNets."""
     from safetensors.torch import save_file
 
     sidecar = _trained_with(state, "flux-double")
@@ -30,18 +35,51 @@ def publish_flux(state: Path, folder: Path, parts: Path | None = None) -> None:
     write_sidecar(folder, sidecar)
 
 
-def publish_sd(state: Path, folder: Path, parts: Path | None = None) -> None:
-    """Write `unet/` below the folder; its config is that of the model the run started from."""
+def publish_sd(state: Path, folder: Path, parts: Path | None = None, rank: int | None = None) -> None:
+    """Write `unet/` below the folder (its config is that of the model the run started from), or an adapter.
+
+    Args:
+        parts: model folder that the run started from. rank: of the adapter; None: the whole UNet.
+    """
     from diffusers import UNet2DConditionModel
 
     sidecar = _trained_with(state, "unet")
     if parts is None:
         raise ValueError("a UNet needs --parts: the model folder that the run started from")
-    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(parts / "unet"))
-    unet.load_state_dict({name: value.float() for name, value in averaged(state).items()})
+    trained = {name: value.float() for name, value in averaged(state).items()}
     shutil.rmtree(folder / "unet", ignore_errors=True)
-    unet.half().save_pretrained(folder / "unet", max_shard_size=SHARD)
+    (folder / LORA_FILE).unlink(missing_ok=True)
+    if rank is None:
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(parts / "unet"))
+        unet.load_state_dict(trained)
+        unet.half().save_pretrained(folder / "unet", max_shard_size=SHARD)
+    else:
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        base = UNet2DConditionModel.from_pretrained(parts / "unet", torch_dtype=torch.float32).state_dict()
+        save_file(low_rank_change(base, trained, rank), folder / LORA_FILE)
     write_sidecar(folder, sidecar)
+
+
+def low_rank_change(base: dict[str, Tensor], trained: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """What training changed in matrices and kernels, as factors `unet.<layer>.lora_A/B.weight` in fp16.
+
+    Changes of biases and norms are left out.
+    """
+    factors = {}
+    for name, weight in trained.items():
+        change = weight - base[name]
+        if change.ndim < 2:
+            continue
+        left, values, right = torch.linalg.svd(change.flatten(1), full_matrices=False)
+        root = values[:rank].sqrt()
+        down = (root[:, None] * right[:rank]).unflatten(1, change.shape[1:])
+        up = (left[:, :rank] * root).reshape(len(change), -1, *[1] * (change.ndim - 2))
+        layer = "unet." + name.removesuffix(".weight")
+        factors[f"{layer}.lora_A.weight"] = down.half().contiguous()
+        factors[f"{layer}.lora_B.weight"] = up.half().contiguous()
+    return factors
 
 
 PARTS = {"flux": publish_flux, "sd": publish_sd}
@@ -53,8 +91,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--state", type=Path, required=True, help="state folder of the run")
     parser.add_argument("--folder", type=Path, required=True, help="folder to write")
     parser.add_argument("--parts", type=Path, help="sd: model folder that the run started from")
+    parser.add_argument("--rank", type=int, help="sd: publish the change as an adapter of this rank")
     options = parser.parse_args(arguments)
-    PARTS[options.part](options.state, options.folder, options.parts)
+    PARTS[options.part](options.state, options.folder, options.parts, options.rank)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def adapter_problem(model: nn.Module, state: Mapping[str, Tensor], prefix: str) 
         path, factor = name.removeprefix(f"{prefix}.").rsplit(".lora_", 1)
         layer = modules.get(path)
         layer = getattr(layer, "base_layer", layer)
-        if not isinstance(layer, nn.Linear):
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
             return f"the adapter is for {path}, which this model doesn't have"
         side = 1 if factor.startswith("A") else 0
         wanted, given = layer.weight.shape[side], tensor.shape[side]

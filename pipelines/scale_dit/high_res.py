@@ -13,7 +13,9 @@ from pipelines.scale_dit.stages import DENSE_LIMIT, Stage
 AttentionMode = Literal["exact", "block", "window"]
 GuideMode = Literal["cached", "along", "reads_text"]
 EnlargeMode = Literal["latents", "pixels", "sharpened"]
-RADIUS = 8  # tokens that image tokens see to each side
+RADIUS = 4  # tokens that image tokens see to each side; training crops hold such boxes whole
+EXACT_WINDOW, OWN_WINDOW = 8, 16  # sides in tokens of the windows that "exact" is ordered by, and of "window"
+AUTHORS_RADIUS = 8
 BLOCK = (128, 64)  # queries and keys of a block of the authors' kernel
 BLOCK_SIZE_PX = 256  # sides in this multiple keep text, image and guide on borders of blocks
 AUTHORS_GUIDE_RADIUS = 2
@@ -25,10 +27,10 @@ class HighResOptions:
 
     Attributes:
         attention: which image tokens an image token sees beside the text and the guide windows around it.
-            "exact": a box of radius 8, per token, so that the order changes nothing (stages of up to 1,024
-            tokens are dense). "block": the authors' inference mask widened to their kernel's blocks of 128
-            queries and 64 keys, in their order, which released LoRAs expect; every stage's sides must be
-            multiples of 256 px. "window": the token's own window of 16 x 16.
+            "exact": a box of radius 4, per token, so that the order changes nothing. "block": the authors'
+            inference mask widened to their kernel's blocks of 128 queries and 64 keys, in their order, which
+            released LoRAs expect; every stage's sides must be multiples of 256 px. "window": the token's own
+            window of 16 x 16.
         order: token order of "exact" and "window"; "block" has its own.
         enlarge: how the stage before becomes the start: "latents", bicubic in latent space (the authors'
             later code; cheap, but many autoencoders decode such latents to grids); "pixels", decoded, bicubic
@@ -112,16 +114,17 @@ class HighResOptions:
         reads = self.guide == "reads_text"
         if self.attention == "block":
             return AttentionLayout(
-                0, grid, guide_grid, order="window_raster", radius=RADIUS, dilate=BLOCK,
+                0, grid, guide_grid, order="window_raster", radius=AUTHORS_RADIUS, dilate=BLOCK,
                 image_to_guide="upstream_raster1", guide_to_text=reads,
                 guide_to_guide="radius", guide_radius=AUTHORS_GUIDE_RADIUS,
             )  # fmt: skip
         if self.attention == "exact" and grid[0] * grid[1] <= DENSE_LIMIT:
             return None
         small = guide_grid[0] * guide_grid[1] <= DENSE_LIMIT
+        own = self.attention == "window"
         return AttentionLayout(
-            0, grid, guide_grid, order=self.order, radius=RADIUS,
-            local="own" if self.attention == "window" else "radius", guide_to_text=reads,
+            0, grid, guide_grid, OWN_WINDOW if own else EXACT_WINDOW, order=self.order, radius=RADIUS,
+            local="own" if own else "radius", guide_to_text=reads,
             guide_to_guide="all" if small else "radius", guide_radius=RADIUS,
         )  # fmt: skip
 

@@ -1,19 +1,17 @@
 """Recipe of `scale-dit-lora`: a LoRA that makes the enlarging step paint the detail that its guide lacks.
 
 Each sample is a crop of a large drawing (256 to 4096 px) at its true token positions, and as guide the part
-of the same scene's small drawing around it, 2 to 4 times smaller. Plain rectified flow would start from
-noise; a step of Scale-DiT starts from the enlarged guide at noise level s. The adapter is therefore trained
-on the very path that the step takes: with z = (1 - s) enlarged + s noise the network sees
+of the same scene's small drawing around it, 2 to 4 times smaller (`enlarging_data`). Plain rectified flow
+would start from noise; a step of Scale-DiT starts from the enlarged guide at noise level s. The adapter is
+therefore trained on the very path that the step takes: with z = (1 - s) enlarged + s noise the network sees
 
     x_t = x_0 + (t / s) (z - x_0)    and learns    v = (z - x_0) / s,    t uniform in (0, s],
 
 so that Euler steps from s to 0, as the pipeline makes them, lead from the enlarged guide to the drawing.
-Painted guides have less detail than drawn ones, at other places, and the next step's guide is the result of
-this one. In most guides grass, grain and the like therefore stand elsewhere, are fewer, fainter and blurred,
-and some get a little noise: otherwise the adapter learns that nothing is where its guide shows nothing.
+Tokens see the box around them that they see in a large picture, and some guides get a little noise, since
+the next step's guide is the result of this one.
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +21,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipelines.scale_dit.detail import octave_energies
+from pipelines.scale_dit.enlarging_data import CROP, Batch, EnlargingStream, whole_drawing
+from pipelines.scale_dit.high_res import RADIUS
 from pipelines.scale_dit.lora_routing import ADAPTER, LoraRouting, LoraScope
 from pipelines.scale_dit.pipeline_staged import ADAPTED_STRENGTH as STRENGTH
 from pipelines.scale_dit.schedule import blend_noise
-from pipelines.scale_dit.train_flux import TextParts, view_ids
+from pipelines.scale_dit.shared_norm import shared_statistics
+from pipelines.scale_dit.train_flux import TextParts
 from pipelines.scale_dit.transformer_scale_dit import denoise, encode_guide, pack, unpack
 from pipelines.storybook.captions import caption
-from pipelines.storybook.dataset import sample_rng
-from pipelines.storybook.latents import GRID, TILE, LatentStream
+from pipelines.storybook.dataset import sample_rng, to_tensor
+from pipelines.storybook.latents import encode
 from pipelines.storybook.scene import SceneMix
 from pipelines.training.loop import LoopConfig, runtime_device
 from pipelines.training.short_attention import ShortAttention
@@ -38,7 +39,7 @@ from pipelines.training.short_attention import ShortAttention
 SCOPE: LoraScope = "all"  # every token of an enlarging step passes through the adapter
 GUIDE_NOISE = 0.15  # the most that is put on a guide, and only on every second one
 DROPOUT = 0.1  # of captions
-HELD_OUT = 32  # samples of an evaluation
+HELD_OUT = 12  # samples of an evaluation
 STEPS = 8  # Euler steps of an evaluation, the pipeline's default
 # as in the released weights: the guide's way in, and all layers of the blocks but those of the text
 TARGETS = (
@@ -48,9 +49,9 @@ TARGETS = (
 
 
 def lora_recipe() -> LoopConfig:
-    """About an hour on one core, two minutes on a GPU."""
+    """About two hours on one core, three minutes on a GPU."""
     return LoopConfig(
-        samples=100_000, batch=16, lr=1e-3, warmup=100, decay_from=0.5, ema_decay=0.999, weight_decay=0.0,
+        samples=40_000, batch=8, lr=1e-3, warmup=100, decay_from=0.5, ema_decay=0.999, weight_decay=0.0,
         evaluate_every_s=600,
     )  # fmt: skip
 
@@ -61,7 +62,7 @@ class LoraTask:
     Args:
         folder: model folder with transformer, autoencoder and text encoders; it stays frozen.
         cache: where latents are kept.
-        size: different samples.
+        drawings: number of different drawings.
         rank: of the adapter; alpha is the same.
     """
 
@@ -69,7 +70,7 @@ class LoraTask:
         self,
         folder: Path,
         cache: Path,
-        size: int = 6_000,
+        drawings: int = 600,
         seed: int = 51,
         rank: int = 64,
     ) -> None:
@@ -92,11 +93,8 @@ class LoraTask:
         vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
         self.vae = vae.to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.seed = seed
-        crops = partial(
-            LatentStream, self.vae, cache, mix=SceneMix(), views=True, enlarged=True, softened=True
-        )
-        self.views = crops(size=size, seed=seed)
-        self.held_out = crops(size=HELD_OUT, seed=seed + 9)
+        self.views = EnlargingStream(self.vae, cache, drawings, SceneMix(), seed)
+        self.held_out = EnlargingStream(self.vae, cache, HELD_OUT, SceneMix(), seed + 9)
 
     def loss(self, first_sample: int, batch: int) -> tuple[Tensor, dict[str, float]]:
         sample = self._sample(self.views, first_sample, batch, noisy_guides=True)
@@ -108,32 +106,34 @@ class LoraTask:
         loss = (velocity - path.to(velocity.device) / STRENGTH).square().mean()
         return loss, {}
 
-    def _sample(self, stream: LatentStream, first: int, batch: int, noisy_guides: bool) -> dict[str, Tensor]:
+    def _sample(
+        self, stream: EnlargingStream, first: int, batch: int, noisy_guides: bool
+    ) -> dict[str, Tensor]:
         """Packed drawings, starts and guides with positions and text of `batch` samples; on the CPU."""
-        latents, entries = stream.batch(first, batch)
-        views = [view for _, view in entries if view is not None]
+        crops: Batch = stream.batch(first, batch)
         generator = torch.Generator().manual_seed(first)
-        guides = latents[:, 1]
+        guides = crops.guide
         if noisy_guides:
             level = torch.rand(batch, 1, 1, 1, generator=generator) * GUIDE_NOISE
             level = level * (torch.rand(batch, 1, 1, 1, generator=generator) < 0.5)
             guides = guides + level * torch.randn(guides.shape, generator=generator)
-        noise = torch.randn(guides.shape, generator=generator)
+        noise = torch.randn(crops.drawing.shape, generator=generator)
         texts = []
-        for row, (scene, _) in enumerate(entries):
+        for row, crop in enumerate(crops.samples):
             rng = sample_rng(stream.seed + 2, first + row)
-            texts.append("" if rng.random() < DROPOUT else caption(scene, rng, 0.0).text)
+            texts.append("" if rng.random() < DROPOUT else caption(crop.scene, rng, 0.0).text)
         states, pooled = self.text.encode(texts)
-        ids, guide_ids = (torch.stack(parts) for parts in zip(*map(view_ids, views), strict=True))
-        enlarged = latents[:, 2]
+        ids, guide_ids = (
+            torch.stack(parts) for parts in zip(*(crop.ids() for crop in crops.samples), strict=True)
+        )
         return {
-            "drawing": pack(latents[:, 0]), "start": pack(blend_noise(enlarged, noise, STRENGTH)),
-            "enlarged": enlarged, "guide": pack(guides), "ids": ids, "guide_ids": guide_ids,
+            "drawing": pack(crops.drawing), "start": pack(blend_noise(crops.enlarged, noise, STRENGTH)),
+            "enlarged": pack(crops.enlarged), "guide": pack(guides), "ids": ids, "guide_ids": guide_ids,
             "text": states, "pooled": pooled,
         }  # fmt: skip
 
     def velocity(self, model: nn.Module, x: Tensor, time: Tensor, sample: dict[str, Tensor]) -> Tensor:
-        """The network's velocity at `x` `[B, 64, C]`, noise level `time` `[B]`; float32 on its device."""
+        """The network's velocity at `x` `[B, CROP^2, C]`, noise level `time` `[B]`; float32 on its device."""
         parameter = next(model.parameters())
         device, dtype = parameter.device, parameter.dtype
         x, time, guide, text, pooled = (
@@ -141,10 +141,10 @@ class LoraTask:
         )
         ids, guide_ids = sample["ids"].to(device), sample["guide_ids"].to(device)
         cache = encode_guide(model, guide, pooled, guide_ids, ShortAttention(0), routing=self.routing)
+        attend = ShortAttention(text.shape[1], grid=(CROP, CROP), radius=RADIUS)
         return denoise(
-            model, x, text, pooled, time, image_ids=ids, attend=ShortAttention(text.shape[1]), guide=cache,
-            routing=self.routing,
-        ).float()  # fmt: skip
+            model, x, text, pooled, time, image_ids=ids, attend=attend, guide=cache, routing=self.routing
+        ).float()
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
@@ -159,11 +159,7 @@ class LoraTask:
         for now, following in zip(levels[:-1], levels[1:], strict=True):
             v = self.velocity(model, x, now.expand(HELD_OUT), sample)
             x = x + (following - now) * v.cpu()
-        decoded = {
-            "result": self._decode(unpack(x, (GRID, GRID))),
-            "plain": self._decode(sample["enlarged"]),
-            "drawing": self._decode(unpack(sample["drawing"], (GRID, GRID))),
-        }
+        decoded = self._decode({"result": x, "plain": sample["enlarged"], "drawing": sample["drawing"]})
         write_sheet(folder / "sheet.png", [decoded["plain"], decoded["result"], decoded["drawing"]])
         energies = {name: _finest(pictures) for name, pictures in decoded.items()}
         metrics = {}
@@ -175,17 +171,22 @@ class LoraTask:
                 metrics[f"{name}_octave_{octave + 1}"] = float(ratio)
         return metrics
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        """`[B, 3, TILE, TILE]` in [0, 1]."""
+    def _decode(self, packed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Pixels `[HELD_OUT, 3, h, w]` in [0, 1] of held-out crops, with the statistics of their drawings."""
         parameter = next(self.vae.parameters())
-        parts = latents.to(parameter).split(8)
-        pixels = torch.cat([self.vae.decode(part).sample.float().cpu() for part in parts])
-        return (pixels.clamp(-1, 1) + 1) / 2
+        rows: dict[str, list[Tensor]] = {name: [] for name in packed}
+        for index in range(HELD_OUT):
+            whole = encode(self.vae, to_tensor([whole_drawing(self.held_out.crops_of(index)[0])]))
+            with shared_statistics(self.vae, whole.to(parameter)):
+                for name, values in packed.items():
+                    latents = unpack(values[index : index + 1], (CROP, CROP)).to(parameter)
+                    rows[name].append(self.vae.decode(latents).sample.float().cpu())
+        return {name: (torch.cat(parts).clamp(-1, 1) + 1) / 2 for name, parts in rows.items()}
 
 
 def _finest(pictures: Tensor) -> Tensor:
     """Energies of the octaves, summed over pictures."""
-    return torch.stack([octave_energies(picture, TILE) for picture in pictures]).sum(0)
+    return torch.stack([octave_energies(picture) for picture in pictures]).sum(0)
 
 
 def write_sheet(path: Path, rows: list[Tensor], count: int = 12) -> None:

@@ -7,7 +7,7 @@ that a run leaves free; the recipes that train on whole drawings share one file.
 import argparse
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
 from torch import nn
 
 from pipelines.shared_vae import open_vae
-from pipelines.storybook.canvas import Marks
 from pipelines.storybook.dataset import sample_rng, to_tensor
 from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.scene import Scene, SceneMix, sample_scene
@@ -30,8 +28,6 @@ GRID = TILE // 16
 STREAM_SEED = 41
 MIX = SceneMix(counts=(0.32, 0.6, 0.08), sized=0.6)  # single objects teach shapes, pairs how they stand
 NAMED_BY = 8  # first samples of a stream, which name its file
-SOFTENED = 0.7  # share of guides that lose detail where that is wanted, and of those that are blurred
-SOFTEST_PX = 6.4  # standard deviation of the widest blur; the narrowest is a sixteenth of it
 
 
 @dataclass(frozen=True)
@@ -41,19 +37,15 @@ class View:
     Attributes:
         side, low_side: sides of the two full drawings in tokens.
         at, low_at: (row, column) of the crops' first tokens.
-        marks: how grass, grain and the like come out in the guide. blur_px: standard deviation of the blur
-            that it gets. Painted guides lack detail, and what they have isn't that of the drawing.
     """
 
     side: int
     low_side: int
     at: tuple[int, int]
     low_at: tuple[int, int]
-    marks: Marks = Marks()
-    blur_px: float = 0.0
 
 
-def sample_view(rng: Random, scene: Scene, softened: bool = False) -> View:
+def sample_view(rng: Random, scene: Scene) -> View:
     """A crop at 256 to 4096 px whose guide is 2 to 4 times smaller; three fifths touch an object.
 
     Large pictures are painted from 128 px on in steps of 4: guides of these sides come up most often.
@@ -72,20 +64,7 @@ def sample_view(rng: Random, scene: Scene, softened: bool = False) -> View:
     low_at = tuple(
         min(max(round((value + GRID / 2) * scale - GRID / 2), 0), low_side - GRID) for value in (row, column)
     )
-    view = View(side, low_side, (row, column), low_at)  # type: ignore[arg-type]
-    if softened and rng.random() < SOFTENED:
-        marks = Marks(rng.randint(1, 1 << 20), rng.random(), rng.uniform(0.3, 1.0))
-        blur_px = SOFTEST_PX * 2 ** rng.uniform(-4.0, 0.0) if rng.random() < SOFTENED else 0.0
-        view = replace(view, marks=marks, blur_px=blur_px)
-    return view
-
-
-def enlarge(guide: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
-    """The view's crop, cut out of its guide and enlarged bicubically to the crop's own size."""
-    scale = view.low_side / view.side
-    top, left = ((at * scale - low) * 16 for at, low in zip(view.at, view.low_at, strict=True))
-    box = (left, top, left + TILE * scale, top + TILE * scale)
-    return np.asarray(Image.fromarray(guide).resize((TILE, TILE), Image.Resampling.BICUBIC, box=box))
+    return View(side, low_side, (row, column), low_at)  # type: ignore[arg-type]
 
 
 def named_by(entry: Callable[[int], object]) -> str:
@@ -105,8 +84,7 @@ class LatentStream:
         folder: where the file lies; it is tied to the autoencoder by the caller's choice of folder, and to
             the scenes by its name.
         size: number of different samples; sample i of the run uses slot i modulo `size`.
-        views: crops and guides, and with `enlarged` also what the crop shows in the enlarged small drawing.
-        softened: most guides lose detail (`View`).
+        views: crops and guides.
     """
 
     def __init__(
@@ -117,13 +95,10 @@ class LatentStream:
         mix: SceneMix,
         seed: int,
         views: bool = False,
-        enlarged: bool = False,
-        softened: bool = False,
     ) -> None:
-        self.vae, self.size, self.mix, self.seed = vae, size, mix, seed
-        self.views, self.enlarged, self.softened = views, enlarged, softened
+        self.vae, self.size, self.mix, self.seed, self.views = vae, size, mix, seed, views
         folder.mkdir(parents=True, exist_ok=True)
-        count = 1 + views + (views and enlarged)
+        count = 1 + views
         shape = (size, count, 16, GRID * 2, GRID * 2)
         drawn = named_by(lambda slot: self.scene(slot)[:2])
         path = folder / f"latents_{seed}_{size}_{count}_{drawn}.npy"
@@ -136,24 +111,20 @@ class LatentStream:
         """The scene of a slot, its view, and a generator for the caption."""
         rng = sample_rng(self.seed, slot)
         scene = sample_scene(rng, self.mix)
-        view = sample_view(rng, scene, self.softened) if self.views else None
+        view = sample_view(rng, scene) if self.views else None
         return scene, view, rng
 
     def _draw(self, scene: Scene, view: View | None) -> list[NDArray[np.uint8]]:
         if view is None:
             return [draw_scene(scene, TILE, TILE)]
         pictures = []
-        parts = ((view.side, view.at, Marks()), (view.low_side, view.low_at, view.marks))
-        for side, (row, column), marks in parts:
+        for side, (row, column) in ((view.side, view.at), (view.low_side, view.low_at)):
             crop = (column * 16, row * 16, TILE, TILE)
-            pictures.append(draw_scene(scene, side * 16, side * 16, crop, marks))
-        if view.blur_px:
-            blur = ImageFilter.GaussianBlur(view.blur_px)
-            pictures[1] = np.asarray(Image.fromarray(pictures[1]).filter(blur))
-        return [*pictures, enlarge(pictures[1], view)] if self.enlarged else pictures
+            pictures.append(draw_scene(scene, side * 16, side * 16, crop))
+        return pictures
 
     def batch(self, first: int, count: int) -> tuple[torch.Tensor, list[tuple[Scene, View | None]]]:
-        """Latents `[count, 1 to 3, 16, 16, 16]` float32 with their scenes and views."""
+        """Latents `[count, 1 or 2, 16, 16, 16]` float32 with their scenes and views."""
         slots = [index % self.size for index in range(first, first + count)]
         entries = [self.scene(slot)[:2] for slot in slots]
         missing = [i for i, slot in enumerate(slots) if not self._file[slot].any()]

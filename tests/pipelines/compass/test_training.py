@@ -193,6 +193,32 @@ def test_a_mined_folder_can_be_trained_on(flux_parts, write_coco, good_pair, pic
     assert task.source.batch(0, 1, False).latents.shape == (1, 16, 64, 64)
 
 
+def test_a_unet_is_published_as_the_adapter_that_comes_closest(sd_parts, tmp_path):
+    """Of full rank it changes every matrix and kernel as training did; of a low one it comes close."""
+    state = tmp_path / "state"
+    command("sd", sd_parts, state, "--samples", "8")
+    plain = CompassPipeline.from_pretrained(sd_parts, compass=None).unet.state_dict()
+    trained = torch.load(state / "ema.pt", weights_only=True)
+    sizes, missed = [], []
+    for rank in (2, 512):
+        folder = tmp_path / f"rank_{rank}"
+        arguments = ["--state", str(state), "--folder", str(folder), "--parts", str(sd_parts)]
+        publish.main(["sd", *arguments, "--rank", str(rank)])
+        pipeline = CompassPipeline.from_pretrained(sd_parts, compass=folder)
+        assert pipeline.has_tenor and not (folder / "unet").exists()
+        sizes.append((folder / LORA_FILE).stat().st_size)
+        pipeline.unet.fuse_lora()
+        layers = {
+            name.replace(".base_layer", ""): value for name, value in pipeline.unet.state_dict().items()
+        }
+        wide = [name for name, value in plain.items() if value.ndim > 1]
+        changes = [(layers[name] - trained[name].float()).norm() for name in wide]
+        missed.append(sum(changes) / sum((plain[name] - trained[name].float()).norm() for name in wide))
+    assert sizes[0] < 0.5 * sizes[1] and missed[1] < 0.02 < missed[0] < 0.9
+    publish.main(["sd", *arguments])  # whole again: no adapter may be left beside it
+    assert not (folder / LORA_FILE).exists() and (folder / "unet").is_dir()
+
+
 def test_nothing_is_published_from_a_foreign_run(tmp_path):
     (tmp_path / "state").mkdir()
     with pytest.raises(ValueError, match="holds no run of a flux-double model"):

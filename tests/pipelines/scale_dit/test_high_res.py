@@ -8,6 +8,7 @@ from pipelines.scale_dit.high_res import (
     FLUX1_RELEASE,
     FLUX2_BASE_RELEASE,
     FLUX2_RELEASE,
+    RADIUS,
     HighResOptions,
     guide_layout,
 )
@@ -146,13 +147,16 @@ def test_block_layouts_pad_text_as_the_authors_do():
         guide_layout(options.layout((32, 32), (8, 16)))
 
 
-def test_small_stages_are_dense_and_large_guides_look_around():
+def test_the_smallest_stages_are_dense_and_larger_guides_look_around():
     options = HighResOptions()
-    assert options.layout((32, 32), (8, 8)) is None
-    assert guide_layout(options.layout((40, 40), (10, 10))) is None
+    assert options.layout((8, 8), (4, 4)) is None
+    stage = options.layout((32, 32), (8, 8))
+    assert (stage.local, stage.radius, stage.window) == ("radius", RADIUS, 2 * RADIUS)
+    assert guide_layout(stage) is None
     alone = guide_layout(options.layout((256, 256), (64, 64)))
-    assert alone.grid == (64, 64) and alone.radius == 8 and alone.guide_grid is None
-    assert HighResOptions(attention="window").layout((32, 32), (8, 8)).local == "own"
+    assert alone.grid == (64, 64) and alone.radius == RADIUS and alone.guide_grid is None
+    own = HighResOptions(attention="window").layout((32, 32), (8, 8))
+    assert (own.local, own.window) == ("own", 16)
 
 
 @pytest.mark.parametrize(

@@ -2,35 +2,22 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from pipelines import ScaleDiTPipeline
 from pipelines.scale_dit import publish
+from pipelines.scale_dit.enlarging_data import CROP
 from pipelines.scale_dit.lora_routing import ADAPTER
-from pipelines.scale_dit.train_lora import STRENGTH, LoraTask, lora_recipe, released_name
-from pipelines.storybook.latents import TILE, View, enlarge
+from pipelines.scale_dit.train_lora import HELD_OUT, STRENGTH, LoraTask, lora_recipe, released_name
 from pipelines.training.command import load_weights
 from pipelines.training.loop import Run
 
 
 @pytest.fixture
 def task(parts, tmp_path):
-    return LoraTask(parts, tmp_path / "cache", size=16, rank=4)
-
-
-def test_the_guide_is_enlarged_to_exactly_what_the_crop_shows():
-    """A drawing that is linear in both directions keeps its values under any enlargement."""
-    ramp = np.arange(16 * 20, dtype=np.float32)
-    low = np.stack([np.add.outer(ramp, ramp) * 0.3] * 3, -1)  # 20 x 20 tokens
-    view = View(side=50, low_side=20, at=(17, 22), low_at=(4, 6))
-    guide = low[4 * 16 : 12 * 16, 6 * 16 : 14 * 16].round().astype(np.uint8)
-    seen = enlarge(guide, view).astype(float)
-    position = (np.arange(TILE) + 0.5) * 20 / 50 - 0.5  # of the crop's pixels in the small drawing
-    expected = 0.3 * np.add.outer(17 * 16 * 0.4 + position, 22 * 16 * 0.4 + position)
-    assert np.abs(seen[..., 0] - expected).max() < 1.5
+    return LoraTask(parts, tmp_path / "cache", drawings=6, rank=4)
 
 
 def test_its_target_leads_from_the_enlarged_guide_to_the_drawing(task):
@@ -67,17 +54,17 @@ def test_a_run_becomes_an_adapter_for_pipelines_and_for_further_training(task, p
         run.train_step()
     metrics = run.evaluate()
     assert {"result_psnr", "plain_psnr", "result_octave_1"} <= set(metrics)
-    assert Image.open(tmp_path / "state/sheet.png").size == (12 * TILE, 3 * TILE)
+    assert Image.open(tmp_path / "state/sheet.png").size == (HELD_OUT * 16 * CROP, 3 * 16 * CROP)
     publish.main(["lora", "--state", str(tmp_path / "state"), "--folder", str(tmp_path / "model")])
     pipeline = ScaleDiTPipeline.from_pretrained(parts)
     pipeline.load_scale_dit_lora(tmp_path / "model/scale-dit-lora")
     assert pipeline.lora_routing.scope == "all"
-    again = LoraTask(parts, tmp_path / "cache", size=16, rank=4)
+    again = LoraTask(parts, tmp_path / "cache", drawings=6, rank=4)
     Run(again, lora_recipe(), tmp_path / "other", load_weights(tmp_path / "model/scale-dit-lora"))
     stored = load_weights(tmp_path / "model/scale-dit-lora")
     for name, value in again.model.named_parameters():
         if f".{ADAPTER}.weight" in name:
             assert value.equal(stored[released_name(name)].to(value.dtype))
-    other = LoraTask(parts, tmp_path / "cache", size=16, rank=2)
+    other = LoraTask(parts, tmp_path / "cache", drawings=6, rank=2)
     with pytest.raises(ValueError, match="another rank"):
         Run(other, lora_recipe(), tmp_path / "third", stored)

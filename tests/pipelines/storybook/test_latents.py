@@ -1,13 +1,10 @@
 """Latents of the stream: computed once, kept in a file, the same in every run."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from pipelines.storybook.canvas import Marks
 from pipelines.storybook.dataset import to_tensor
 from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.latents import GRID, TILE, LatentStream, encode
@@ -63,26 +60,6 @@ def test_views_hold_a_large_crop_and_its_guide(vae, tmp_path):
             drawn = draw_scene(scene, side * 16, side * 16, crop)
             expected = encode(vae, to_tensor([drawn]))[0]
             torch.testing.assert_close(latents[row, part], expected, rtol=2e-3, atol=2e-3)
-
-
-def test_a_softened_guide_has_lost_detail_and_the_crop_has_not(vae, tmp_path):
-    sharp, soft = (
-        LatentStream(vae, tmp_path, 24, EASY, 2, views=True, enlarged=True, softened=on)
-        for on in (False, True)
-    )
-    assert len(list(tmp_path.iterdir())) == 2  # files of their own
-    slot, view = next(
-        (i, view) for i in range(24) if (view := soft.scene(i)[1]) is not None and view.blur_px > 2
-    )
-    scene = soft.scene(slot)[0]
-    crop, guide, enlarged = (picture.astype(float) for picture in soft._draw(scene, view))
-    same, drawn, large = (
-        p.astype(float) for p in sharp._draw(scene, replace(view, blur_px=0.0, marks=Marks()))
-    )
-    assert np.array_equal(crop, same)
-    for blurred, clear in ((guide, drawn), (enlarged, large)):
-        assert np.abs(np.diff(blurred, axis=1)).max() < 0.8 * np.abs(np.diff(clear, axis=1)).max()
-        assert abs(blurred.mean() - clear.mean()) < 3
 
 
 def test_streams_of_other_seeds_and_sizes_have_files_of_their_own(vae, tmp_path):

@@ -28,10 +28,10 @@ MIXES = {
 }
 # fingerprints of scenes, captions and views of each mix
 EXPECTED = {
-    "plain": ("6ef2c7457ed90dfb", "8aaae2c792824bdc", "d352fcbec18d9d89"),
-    "easy": ("88f2a7cedbb007cf", "c38ba16bc2d580a7", "4315e7a3b579207e"),
-    "held_out": ("7cdd6925b1ec9d3d", "dc5fcbbf689d81ff", "bad05654090882ed"),
-    "wide": ("9b99ad830d982356", "8f9e2e58e3c5350a", "7ce0c3f5772d5e67"),
+    "plain": ("6ef2c7457ed90dfb", "8aaae2c792824bdc", "e1dd42b7ad7a8bd3"),
+    "easy": ("88f2a7cedbb007cf", "c38ba16bc2d580a7", "49f1ca228d326f0f"),
+    "held_out": ("7cdd6925b1ec9d3d", "dc5fcbbf689d81ff", "45c998f44a7b663a"),
+    "wide": ("9b99ad830d982356", "8f9e2e58e3c5350a", "a059793127b7b9be"),
 }
 
 
@@ -103,21 +103,6 @@ def test_views_lie_inside_and_the_guide_shows_what_the_crop_shows():
         for high, low in zip(view.at, view.low_at, strict=True):
             centre = (high + 4) * view.low_side / view.side  # of the crop, in tokens of the small drawing
             assert low <= centre <= low + 8
-
-
-def test_softened_guides_lose_detail_in_views_of_all_sizes():
-    scene = sample_scene(sample_rng(0, 0))
-    plain, soft = ([sample_view(sample_rng(3, i), scene, on) for i in range(400)] for on in (False, True))
-    assert [replace(view, marks=Marks(), blur_px=0.0) for view in soft] == plain
-    changed = [view for view in soft if view.marks != Marks()]
-    assert 0.63 < len(changed) / len(soft) < 0.77
-    assert all(view.marks.shift and 0.3 <= view.marks.strength <= 1.0 for view in changed)
-    assert min(view.marks.share for view in changed) < 0.1 and max(view.marks.share for view in changed) > 0.9
-    widths = [view.blur_px for view in soft if view.blur_px]
-    assert 0.62 < len(widths) / len(changed) < 0.78
-    assert 0.4 <= min(widths) < 0.6 and 5.0 < max(widths) <= 6.4
-    assert {view.low_side for view in plain} >= {8, 32, 128}
-    assert len({view.low_side for view in plain}) > 20 and max(view.side for view in plain) == 256
 
 
 def test_marks_stand_elsewhere_are_fewer_and_fainter_as_asked():
