@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,6 +21,28 @@ from pipelines.scale_dit.words import Words
 Report = Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 # (finished latents, height and width of the next ones) -> the enlarged latents; None: it was stopped
 Resize = Callable[[Tensor, tuple[int, int]], Tensor | None]
+
+
+class CarryOn:
+    """Adams and Bashforth's method of second order for steps of any size, as a correction of velocities.
+
+    With h the size of this step and g that of the one before, an Euler step with v + h / (2 g) (v - v_before)
+    is of second order; the first step is Euler's own.
+
+    Args:
+        levels: noise levels, one more than steps.
+    """
+
+    def __init__(self, levels: list[float]) -> None:
+        self._sizes = [now - following for now, following in pairwise(levels)]
+        self._before: Tensor | None = None
+
+    def __call__(self, step: int, velocity: Tensor) -> Tensor:
+        """The velocity to go on with in a step, given the network's."""
+        before, self._before = self._before, velocity
+        if before is None:
+            return velocity
+        return velocity + self._sizes[step] / (2 * self._sizes[step - 1]) * (velocity - before)
 
 
 @dataclass
@@ -109,6 +132,8 @@ class StageLoop:
     def _run(self, x: Tensor, scheduler: Any, sequence: StageSequence, scale: float) -> Tensor:
         """All steps of a stage on packed tokens; watchers see them in raster order."""
         steps = len(scheduler.timesteps)
+        carry = CarryOn(scheduler.sigmas.tolist())
+        multistep = sequence.guide is not None and self.options.solver == "adams_bashforth"
         for index, timestep in enumerate(scheduler.timesteps):
             if self.is_stopped():
                 break
@@ -117,6 +142,8 @@ class StageLoop:
                 schedule, sigma = self.options.low_frequencies, float(timestep) / 1000
                 velocity = guide_frequencies(velocity, x, sequence.enlarged, sigma, index / steps, schedule)
             denoised = x - timestep / 1000 * velocity
+            if multistep:
+                velocity = carry(index, velocity)
             x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
             shown = {"latents": sequence.to_raster(x), "denoised": sequence.to_raster(denoised)}
             answer = self.report(index, timestep, {**shown, "prompt_embeds": self.words.text})

@@ -151,7 +151,10 @@ def test_the_smallest_stages_are_dense_and_larger_guides_look_around():
     options = HighResOptions()
     assert options.layout((8, 8), (4, 4)) is None
     stage = options.layout((32, 32), (8, 8))
-    assert (stage.local, stage.radius, stage.window) == ("radius", RADIUS, 2 * RADIUS)
+    assert (stage.local, stage.radius, stage.window) == ("radius", RADIUS, 8)
+    assert [options.layout((48, 96), low).guide_window for low in ((12, 24), (16, 32), (24, 48))] == [
+        (2, 2)
+    ] * 3
     assert guide_layout(stage) is None
     alone = guide_layout(options.layout((256, 256), (64, 64)))
     assert alone.grid == (64, 64) and alone.radius == RADIUS and alone.guide_grid is None
@@ -170,6 +173,7 @@ def test_the_smallest_stages_are_dense_and_larger_guides_look_around():
         ),
         ({"anchors": "corner"}, "anchors is 'corner'; it must be one of centred, official"),
         ({"guide": "frozen"}, "guide is 'frozen'; it must be one of cached, along, reads_text"),
+        ({"solver": "heun"}, "solver is 'heun'; it must be one of adams_bashforth, euler"),
         ({"low_frequencies": "costant_hp"}, "low_frequencies is 'costant_hp'; it must be one of none"),
         ({"ntk_factor": 0.0}, "rope factor ntk is 0.0; it must be positive"),
         ({"linear_factor": -1.0}, "rope factor linear is -1.0; it must be positive"),
