@@ -148,7 +148,10 @@ class EnlargingStream:
             rows.append(torch.from_numpy(self._file[drawing, crop].astype(np.float32)))
             samples.append(crops[crop])
         parts = torch.stack(rows).split(_SIZES, 1)
-        return Batch(*(part.unflatten(1, shape) for part, shape in zip(parts, _SHAPES, strict=True)), samples)
+        drawing, enlarged, guide = (
+            part.unflatten(1, shape) for part, shape in zip(parts, _SHAPES, strict=True)
+        )
+        return Batch(drawing, enlarged, guide, samples)
 
 
 def whole_drawing(sample: Sample) -> NDArray[np.uint8]:
