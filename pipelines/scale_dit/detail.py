@@ -178,12 +178,15 @@ def enlarged(picture: Image.Image, side: int) -> Image.Image:
 
 
 def detail_scenes(count: int, seed: int = 91) -> Iterator[tuple[Scene, str]]:
-    """Scenes with one object, all places in turn, and their captions; no training stream holds them."""
+    """Scenes with one object in all places in turn, captions that name the place; in no training stream."""
     for index in range(count):
         rng = sample_rng(seed, index)
         scene = sample_scene(rng, SceneMix(counts=(1.0, 0.0, 0.0)))
         scene = replace(scene, place=PLACES[index % len(PLACES)])
-        yield scene, caption(scene, rng, 0.0).text
+        text = caption(scene, rng, 0.0).text
+        while scene.place not in text:
+            text = caption(scene, rng, 0.0).text
+        yield scene, text
 
 
 def evaluate_detail(

@@ -57,7 +57,8 @@ class LoraRouting:
             ValueError: the adapter was fused into the weights, where no token can be kept from it.
         """
         wrapped: Any = layer  # one of PEFT's layers, or the plain one
-        if self.adapter not in getattr(layer, "active_adapters", ()):
+        # an active adapter is named at every wrapped layer, also where it has no weights
+        if self.adapter not in getattr(layer, "active_adapters", ()) or self.adapter not in wrapped.scaling:
             return layer(x)
         if wrapped.merged:
             raise ValueError(f"LoRA adapter {self.adapter!r} acts on some tokens only and can't be fused")

@@ -141,9 +141,9 @@ class StageLoop:
             if sequence.enlarged is not None:
                 schedule, sigma = self.options.low_frequencies, float(timestep) / 1000
                 velocity = guide_frequencies(velocity, x, sequence.enlarged, sigma, index / steps, schedule)
-            denoised = x - timestep / 1000 * velocity
             if multistep:
                 velocity = carry(index, velocity)
+            denoised = x - timestep / 1000 * velocity
             x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
             shown = {"latents": sequence.to_raster(x), "denoised": sequence.to_raster(denoised)}
             answer = self.report(index, timestep, {**shown, "prompt_embeds": self.words.text})

@@ -26,7 +26,7 @@ def test_rows_of_a_step(small):
 
 def test_a_dense_size_is_refused(small):
     with pytest.raises(ValueError, match="painted densely"):
-        steps.step_table(512, torch.float32, 1, small)
+        steps.step_table(128, torch.float32, 1, small)
 
 
 def test_forwards_that_differ_are_refused(small, monkeypatch):

@@ -111,6 +111,18 @@ def test_other_adapters_act_everywhere(own, build_lora):
     assert set(scales) == {1.0}  # put back after every call
 
 
+def test_an_adapter_beside_it_may_lie_on_layers_that_it_leaves_out(own):
+    """PEFT then names both as active on every wrapped layer."""
+    from peft import LoraConfig
+
+    before = run(own, "none")
+    layer = "transformer_blocks.0.attn.add_q_proj"
+    assert isinstance(own.get_submodule(layer), torch.nn.Linear)
+    own.add_adapter(LoraConfig(r=2, target_modules=[layer]), adapter_name="other")
+    own.set_adapters([ADAPTER, "other"], [1.0, 1.0])
+    torch.testing.assert_close(run(own, "none"), before)  # a fresh adapter changes nothing
+
+
 def test_a_fused_adapter_cannot_be_kept_from_tokens(own):
     own.fuse_lora(adapter_names=[ADAPTER])
     with pytest.raises(ValueError, match="'scale_dit' acts on some tokens only and can't be fused"):

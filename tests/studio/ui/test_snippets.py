@@ -13,6 +13,7 @@ from PIL import Image
 
 from studio.doors.painting import PipelinePainter
 from studio.recipes import make_recipe
+from studio.registry import tenor_weights
 from studio.requests import ImageRequest
 from studio.settings import REPOSITORY
 from studio.ui.snippets import as_python, as_shell
@@ -33,7 +34,7 @@ def test_the_python_code_paints_the_same_picture(
     asked: dict[str, Any] = {"prompt": PROMPT, "width": 192, "height": 96, "seed": 3, "steps": 9}
     loaded = painter.load_model(WEIGHTS / model)
     result = painter.paint(loaded, **asked, on_progress=None, should_stop=None)
-    card: Any = SimpleNamespace(folder=WEIGHTS / model, tenor=None)
+    card: Any = SimpleNamespace(folder=WEIGHTS / model, tenor=tenor_weights(WEIGHTS / model))
     code = as_python(recipe_of(ImageRequest(**asked, model=model), result), card)
     assert f"assets/weights/{model}" in code
     monkeypatch.chdir(tmp_path)
