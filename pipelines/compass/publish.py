@@ -26,9 +26,15 @@ def _trained_with(state: Path, variant: str) -> Sidecar:
 
 
 def publish_flux(state: Path, folder: Path, parts: Path | None = None, rank: int | None = None) -> None:
-    """Write an adapter folder. Its rank is that of the run; `parts` and `rank` are for UNets."""
+    """Write an adapter folder.
+
+    Raises:
+        ValueError: a rank, which is that of the run here.
+    """
     from safetensors.torch import save_file
 
+    if rank is not None:
+        raise ValueError("--rank is for sd; an adapter keeps the rank of its run")
     sidecar = _trained_with(state, "flux-double")
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.half() for name, value in averaged(state).items()}, folder / LORA_FILE)
@@ -46,19 +52,21 @@ def publish_sd(state: Path, folder: Path, parts: Path | None = None, rank: int |
     sidecar = _trained_with(state, "unet")
     if parts is None:
         raise ValueError("a UNet needs --parts: the model folder that the run started from")
+    if rank is not None and rank < 1:
+        raise ValueError(f"--rank is {rank}; it must be at least 1")
     trained = {name: value.float() for name, value in averaged(state).items()}
-    shutil.rmtree(folder / "unet", ignore_errors=True)
-    (folder / LORA_FILE).unlink(missing_ok=True)
+    unet = UNet2DConditionModel.from_pretrained(parts / "unet", torch_dtype=torch.float32)
+    folder.mkdir(parents=True, exist_ok=True)
     if rank is None:
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(parts / "unet"))
         unet.load_state_dict(trained)
+        shutil.rmtree(folder / "unet", ignore_errors=True)
         unet.half().save_pretrained(folder / "unet", max_shard_size=SHARD)
+        (folder / LORA_FILE).unlink(missing_ok=True)
     else:
         from safetensors.torch import save_file
 
-        folder.mkdir(parents=True, exist_ok=True)
-        base = UNet2DConditionModel.from_pretrained(parts / "unet", torch_dtype=torch.float32).state_dict()
-        save_file(low_rank_change(base, trained, rank), folder / LORA_FILE)
+        save_file(low_rank_change(unet.state_dict(), trained, rank), folder / LORA_FILE)
+        shutil.rmtree(folder / "unet", ignore_errors=True)
     write_sidecar(folder, sidecar)
 
 
@@ -93,7 +101,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parts", type=Path, help="sd: model folder that the run started from")
     parser.add_argument("--rank", type=int, help="sd: publish the change as an adapter of this rank")
     options = parser.parse_args(arguments)
-    PARTS[options.part](options.state, options.folder, options.parts, options.rank)
+    try:
+        PARTS[options.part](options.state, options.folder, options.parts, options.rank)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pipelines.scale_dit.stages import DENSE_LIMIT, Stage, plan_stages
 from pipelines.scale_dit.tiles import count_tiles
 
 DEFAULT_STEPS = 20
-HIGH_RES_STEPS = 12
+HIGH_RES_STEPS = 8
 LOCAL_KEYS = 240  # keys of an image token beyond the dense limit: its box, the text, the guide around it
 TILE_FLOP = 9.0e10  # decoding one 512 px tile of the f8 autoencoder; encoding one takes about half of it
 # a third above what was measured in bf16: 0.53 GB at 256 px, 0.71 at 1024, 1.43 at 4096x2304, 2.06 at 4096

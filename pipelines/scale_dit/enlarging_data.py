@@ -24,14 +24,12 @@ from pipelines.scale_dit.shared_norm import REFERENCE, shared_encoder_statistics
 from pipelines.storybook.canvas import Marks
 from pipelines.storybook.dataset import sample_rng, to_tensor
 from pipelines.storybook.draw import draw_scene
-from pipelines.storybook.latents import encode, named_by
+from pipelines.storybook.latents import encode, named_by, place_crop, place_guide, sample_sides
 from pipelines.storybook.scene import Scene, SceneMix, sample_scene
 
-BASE = 8  # tokens per side of the smallest guide: the 128 px that every large picture begins with
 CROP, GUIDE = 16, 8  # tokens per side of a crop, and of the guide around it
 MARGIN = 2  # tokens around the guide that only help to enlarge and encode it
 CROPS = 6  # of each drawing
-LARGEST = 256  # tokens per side of the largest drawing: 4096 px
 CHANNELS = 16
 SOFTENED = 0.7  # share of guides that lose detail, and of those that are blurred
 SOFTEST_PX = 6.4  # standard deviation of the widest blur; the narrowest is a sixteenth of it
@@ -48,35 +46,16 @@ class Step:
 
     def low_at(self, at: tuple[int, int], extent: int) -> tuple[int, int]:
         """First tokens of the part of `extent` tokens around a crop's centre in the small drawing."""
-        scale, last = self.low_side / self.side, self.low_side - extent
-        row, column = (min(max(round((v + CROP / 2) * scale - extent / 2), 0), last) for v in at)
-        return row, column
+        return place_guide(at, CROP, self.side, self.low_side, extent)
 
 
 def sample_step(rng: Random) -> Step:
-    """Guides of 128 to 2048 px, enlarged 2 to 4 times.
-
-    Large pictures are painted from 128 px on in steps of 4: guides of these sides come up most often.
-    """
-    between = round(BASE * 2 ** rng.uniform(0.0, 4.0))
-    low_side = rng.choice((BASE, BASE, 4 * BASE, 16 * BASE, between))
-    side = min(round(low_side * rng.uniform(2.0, 4.0)), LARGEST)
+    """Sides of an enlarging step; most guides lose detail."""
+    low_side, side = sample_sides(rng)
     if rng.random() >= SOFTENED:
         return Step(low_side, side)
     marks = Marks(rng.randint(1, 1 << 20), rng.random(), rng.uniform(0.3, 1.0))
     return Step(low_side, side, marks, SOFTEST_PX * 2 ** rng.uniform(-4.0, 0.0) * (rng.random() < SOFTENED))
-
-
-def sample_crop(rng: Random, scene: Scene, side: int) -> tuple[int, int]:
-    """(row, column) of a crop's first token; three fifths touch an object."""
-    room = side - CROP
-    row, column = rng.randint(0, room), rng.randint(0, room)
-    if scene.objects and rng.random() < 0.6:
-        box = rng.choice(scene.objects).box
-        row = round(rng.uniform(box[1], box[3]) * side) - CROP // 2
-        column = round(rng.uniform(box[0], box[2]) * side) - CROP // 2
-    row, column = (min(max(value, 0), room) for value in (row, column))
-    return row, column
 
 
 @dataclass(frozen=True)
@@ -135,7 +114,7 @@ class EnlargingStream:
         """The crops of one drawing."""
         rng = sample_rng(self.seed, drawing)
         scene, step = sample_scene(rng, self.mix), sample_step(rng)
-        return [Sample(scene, step, sample_crop(rng, scene, step.side)) for _ in range(CROPS)]
+        return [Sample(scene, step, place_crop(rng, scene, step.side, CROP)) for _ in range(CROPS)]
 
     def batch(self, first: int, count: int) -> Batch:
         """Samples `first` to `first + count`: first one crop of each drawing, then the second ones."""

@@ -16,9 +16,7 @@ EnlargeMode = Literal["latents", "pixels", "sharpened"]
 Solver = Literal["adams_bashforth", "euler"]
 RADIUS = 4  # tokens that image tokens see to each side; training crops hold such boxes whole
 OWN_WINDOW = 16  # side in tokens of the windows of "window"
-GUIDE_WINDOW = (
-    2  # side in guide tokens of the windows of "exact": 3 x 3 of them are seen, a guide crop's middle
-)
+GUIDE_WINDOW = 2  # side in guide tokens of the windows of "exact", of which 3 x 3 are seen
 AUTHORS_RADIUS = 8
 BLOCK = (128, 64)  # queries and keys of a block of the authors' kernel
 BLOCK_SIZE_PX = 256  # sides in this multiple keep text, image and guide on borders of blocks

@@ -250,7 +250,7 @@ class StagedPipeline(DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 20,
-        high_res_steps: int = 12,
+        high_res_steps: int = 8,
         guidance_scale: float | None = None,
         high_res_strength: float | None = None,
         num_images_per_prompt: int = 1,

@@ -45,26 +45,40 @@ class View:
     low_at: tuple[int, int]
 
 
-def sample_view(rng: Random, scene: Scene) -> View:
-    """A crop at 256 to 4096 px whose guide is 2 to 4 times smaller; three fifths touch an object.
+def sample_sides(rng: Random) -> tuple[int, int]:
+    """Sides in tokens of a small drawing of 128 to 2048 px and of one that is 2 to 4 times larger.
 
-    Large pictures are painted from 128 px on in steps of 4: guides of these sides come up most often.
+    Large pictures are painted from 128 px on in steps of 4: small drawings of these sides come up most often.
     """
     between = round(GRID * 2 ** rng.uniform(0.0, 4.0))
     low_side = rng.choice((GRID, GRID, 4 * GRID, 16 * GRID, between))
-    side = min(round(low_side * rng.uniform(2.0, 4.0)), 32 * GRID)
-    room = side - GRID
+    return low_side, min(round(low_side * rng.uniform(2.0, 4.0)), 32 * GRID)
+
+
+def place_crop(rng: Random, scene: Scene, side: int, extent: int) -> tuple[int, int]:
+    """(row, column) of the first token of a crop of `extent` tokens; three fifths touch an object."""
+    room = side - extent
     row, column = rng.randint(0, room), rng.randint(0, room)
     if scene.objects and rng.random() < 0.6:
         box = rng.choice(scene.objects).box
-        row = round(rng.uniform(box[1], box[3]) * side) - GRID // 2
-        column = round(rng.uniform(box[0], box[2]) * side) - GRID // 2
+        row = round(rng.uniform(box[1], box[3]) * side) - extent // 2
+        column = round(rng.uniform(box[0], box[2]) * side) - extent // 2
     row, column = (min(max(value, 0), room) for value in (row, column))
-    scale = low_side / side
-    low_at = tuple(
-        min(max(round((value + GRID / 2) * scale - GRID / 2), 0), low_side - GRID) for value in (row, column)
-    )
-    return View(side, low_side, (row, column), low_at)  # type: ignore[arg-type]
+    return row, column
+
+
+def place_guide(at: tuple[int, int], crop: int, side: int, low_side: int, extent: int) -> tuple[int, int]:
+    """First tokens of the part of `extent` tokens of the small drawing around a crop's centre."""
+    scale, last = low_side / side, low_side - extent
+    row, column = (min(max(round((v + crop / 2) * scale - extent / 2), 0), last) for v in at)
+    return row, column
+
+
+def sample_view(rng: Random, scene: Scene) -> View:
+    """A crop at 256 to 4096 px and its guide."""
+    low_side, side = sample_sides(rng)
+    at = place_crop(rng, scene, side, GRID)
+    return View(side, low_side, at, place_guide(at, GRID, side, low_side, GRID))
 
 
 def named_by(entry: Callable[[int], object]) -> str:

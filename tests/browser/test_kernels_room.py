@@ -113,7 +113,8 @@ def test_a_test_that_breaks_or_is_cancelled_says_so_above_the_one_before(
     tester.fault, tester.gate = None, threading.Event()
     run(page, "Testing, ")
     assert button(page, "Run the self-test").is_disabled()
-    button(page, "Cancel").click()
+    with page.expect_response(lambda answer: answer.url.endswith("/cancel")):
+        button(page, "Cancel").click()
     tester.gate.set()
     says(page, "The test was cancelled. Below is the test before.")
     assert button(page, "Run the self-test").is_enabled() and button(page, "Cancel").is_hidden()

@@ -20,8 +20,8 @@ TINY_FLUX = {
 }
 
 
-def tiny_vae() -> Any:
-    """f8, 4 latent channels, no attention, as Storybook's autoencoder is built."""
+def tiny_vae(latent_channels: int = 4) -> Any:
+    """f8, no attention, as Storybook's autoencoder is built."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -29,7 +29,7 @@ def tiny_vae() -> Any:
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 8, 8, 8),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latent_channels,
         norm_num_groups=4,
         sample_size=512,
         scaling_factor=0.8,
@@ -75,6 +75,23 @@ def build_parts() -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def build_vae() -> Callable[[], Any]:
     return tiny_vae
+
+
+@pytest.fixture
+def counting_vae() -> Any:
+    """Storybook's latent shape at a tenth of the work; counts the `passes` and `pictures` it encodes."""
+    import torch
+
+    torch.manual_seed(0)
+    vae = tiny_vae(latent_channels=16).eval()
+    vae.passes, vae.pictures, encode = 0, 0, vae.encode
+
+    def counted(x: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        vae.passes, vae.pictures = vae.passes + 1, vae.pictures + len(x)
+        return encode(x, *rest, **options)
+
+    vae.encode = counted
+    return vae
 
 
 @pytest.fixture(scope="session")

@@ -219,10 +219,19 @@ def test_a_unet_is_published_as_the_adapter_that_comes_closest(sd_parts, tmp_pat
     assert not (folder / LORA_FILE).exists() and (folder / "unet").is_dir()
 
 
-def test_nothing_is_published_from_a_foreign_run(tmp_path):
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["flux"], "holds no run of a flux-double model"),
+        (["flux", "--rank", "16"], "--rank is for sd"),
+        (["sd", "--parts", "model"], "holds no run of a unet model"),
+    ],
+)
+def test_nothing_is_published_from_a_foreign_run(words, problem, tmp_path, capsys):
     (tmp_path / "state").mkdir()
-    with pytest.raises(ValueError, match="holds no run of a flux-double model"):
-        publish.main(["flux", "--state", str(tmp_path / "state"), "--folder", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stopped:
+        publish.main([*words, "--state", str(tmp_path / "state"), "--folder", str(tmp_path / "out")])
+    assert stopped.value.code == 2 and problem in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -62,9 +62,9 @@ def test_progress_runs_from_nothing_to_one_through_all_phases(model, monkeypatch
         ("encode", 1, 0, 1),
         *[("paint", 1, step, 2) for step in (1, 2)],
         *[("enlarge", 2, tile, 2) for tile in (1, 2)],
-        *[("paint", 2, step, 12) for step in range(1, 13)],
+        *[("paint", 2, step, 8) for step in range(1, 9)],
         *[("enlarge", 3, tile, 5) for tile in range(1, 6)],
-        *[("paint", 3, step, 12) for step in range(1, 13)],
+        *[("paint", 3, step, 8) for step in range(1, 9)],
         *[("decode", 3, tile, 4) for tile in range(1, 5)],
     ]
     assert {item.stages for item in news} == {3}
@@ -104,16 +104,16 @@ def test_previews_are_spaced_and_nobody_pays_for_unwatched_ones(model, monkeypat
         (2, ["encode", "paint"]),
         (4, ["encode", "paint", "paint", "enlarge"]),
         (7, ["encode", "paint", "paint", "enlarge", "enlarge", "paint", "paint"]),
-        (19, ["encode", *["paint"] * 2, *["enlarge"] * 2, *["paint"] * 12, *["enlarge"] * 2]),
+        (15, ["encode", *["paint"] * 2, *["enlarge"] * 2, *["paint"] * 8, *["enlarge"] * 2]),
         (
-            35,
+            27,
             [
                 "encode",
                 *["paint"] * 2,
                 *["enlarge"] * 2,
-                *["paint"] * 12,
+                *["paint"] * 8,
                 *["enlarge"] * 5,
-                *["paint"] * 12,
+                *["paint"] * 8,
                 "decode",
             ],
         ),

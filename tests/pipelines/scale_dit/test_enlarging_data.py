@@ -3,9 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from pipelines.scale_dit import enlarging_data
@@ -20,26 +18,6 @@ from pipelines.storybook.scene import SceneMix
 EASY = SceneMix(counts=(1.0, 0.0, 0.0))
 
 
-class CountingVAE(AutoencoderKL):
-    """Storybook's latent shape at a tenth of the work; counts its passes."""
-
-    passes = 0
-
-    def encode(self, x, *rest, **options):
-        self.passes += 1
-        return super().encode(x, *rest, **options)
-
-
-@pytest.fixture
-def vae():
-    torch.manual_seed(0)
-    return CountingVAE(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=16, norm_num_groups=4,
-        mid_block_add_attention=False,
-    ).eval()  # fmt: skip
-
-
 def test_the_guide_is_enlarged_to_exactly_what_the_crop_shows():
     """A drawing that is linear in both directions keeps its values under any enlargement."""
     ramp = np.arange(16 * 20, dtype=np.float32)
@@ -51,8 +29,8 @@ def test_the_guide_is_enlarged_to_exactly_what_the_crop_shows():
     assert np.abs(seen[..., 0] - expected).max() < 1.5
 
 
-def test_crops_lie_inside_and_guides_show_what_crops_show(vae, tmp_path):
-    stream = EnlargingStream(vae, tmp_path, 150, SceneMix(), 3)
+def test_crops_lie_inside_and_guides_show_what_crops_show(counting_vae, tmp_path):
+    stream = EnlargingStream(counting_vae, tmp_path, 150, SceneMix(), 3)
     for drawing in range(150):
         samples = stream.crops_of(drawing)
         assert len(samples) == CROPS and len({id(sample.scene) for sample in samples}) == 1
@@ -82,19 +60,19 @@ def test_most_guides_lose_detail_in_steps_of_all_sizes():
     assert {step.low_side for step in steps} >= {8, 32, 128} and max(step.side for step in steps) == 256
 
 
-def test_latents_are_those_that_painting_would_make(vae, tmp_path):
+def test_latents_are_those_that_painting_would_make(counting_vae, tmp_path):
     """A crop's latents equal its part of the whole drawing's, apart from what lies beyond the crop's edge."""
-    stream = EnlargingStream(vae, tmp_path, 40, EASY, 5)
+    stream = EnlargingStream(counting_vae, tmp_path, 40, EASY, 5)
     drawing = next(i for i in range(40) if stream.crops_of(i)[0].step.side in (24, 28, 32))
     batch = stream.batch(drawing, 1)
     sample = batch.samples[0]
     side = sample.step.side * 16
-    whole = encode_tiled(vae, to_tensor([draw_scene(sample.scene, side, side)]))
+    whole = encode_tiled(counting_vae, to_tensor([draw_scene(sample.scene, side, side)]))
     top, left = (2 * value for value in sample.at)
     expected = whole[0, :, top : top + 2 * CROP, left : left + 2 * CROP]
     inner = (slice(None), slice(6, -6), slice(6, -6))
     torch.testing.assert_close(batch.drawing[0][inner], expected[inner], rtol=2e-2, atol=2e-2)
-    alone = vae.encode(_drawn(sample)).latent_dist.mean[0].detach()
+    alone = counting_vae.encode(_drawn(sample)).latent_dist.mean[0].detach()
     assert (alone[inner] - expected[inner]).abs().max() > 0.05  # what it would be without
 
 
@@ -103,21 +81,21 @@ def _drawn(sample):
     return to_tensor([draw_scene(sample.scene, side, side, (column * 16, row * 16, CROP * 16, CROP * 16))])
 
 
-def test_latents_are_computed_once_per_drawing(vae, tmp_path):
-    stream = EnlargingStream(vae, tmp_path, 3, EASY, 2)
+def test_latents_are_computed_once_per_drawing(counting_vae, tmp_path):
+    stream = EnlargingStream(counting_vae, tmp_path, 3, EASY, 2)
     first = stream.batch(0, 3)
-    passes = vae.passes
+    passes = counting_vae.passes
     assert first.drawing.shape == first.enlarged.shape == (3, 16, 32, 32)
     assert first.guide.shape == (3, 16, 16, 16)
     second = stream.batch(3, 3)  # other crops of the same drawings
-    assert vae.passes == passes and not second.drawing.equal(first.drawing)
+    assert counting_vae.passes == passes and not second.drawing.equal(first.drawing)
     assert stream.batch(3 * CROPS, 3).drawing.equal(first.drawing)
-    again = EnlargingStream(vae, tmp_path, 3, EASY, 2).batch(0, 3)
-    assert vae.passes == passes and again.guide.equal(first.guide)
+    again = EnlargingStream(counting_vae, tmp_path, 3, EASY, 2).batch(0, 3)
+    assert counting_vae.passes == passes and again.guide.equal(first.guide)
 
 
-def test_a_softened_guide_has_lost_detail_and_the_crop_has_not(vae, tmp_path):
-    stream = EnlargingStream(vae, tmp_path, 40, EASY, 2)
+def test_a_softened_guide_has_lost_detail_and_the_crop_has_not(counting_vae, tmp_path):
+    stream = EnlargingStream(counting_vae, tmp_path, 40, EASY, 2)
     soft = next(s for i in range(40) if (s := stream.crops_of(i)[0]).step.blur_px > 2)
     sharp = replace(soft, step=Step(soft.step.low_side, soft.step.side))
     at = soft.step.low_at(soft.at, GUIDE)
