@@ -24,6 +24,7 @@ from pipelines.storybook.vocabulary import PLACE_PHRASES
 
 MOTIONS = ("still", "drift", "fall", "bounce", "turn", "grow")
 CAMERAS = ("still", "pan", "zoom")
+OPPOSITES = {"left": "right", "right": "left", "up": "down", "down": "up", "in": "away", "away": "in"}
 STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MARGIN = 0.015  # objects keep this far from the edge of the picture
 # a film of four clips shows 2.7 times the way of one: at this pace most objects can go on through it
@@ -228,6 +229,17 @@ def _sample_camera(rng: Random, scene: Scene, kind: str) -> Camera:
     top = min(max(item.y - share * scene.height / 2, 0.0), (1 - share) * scene.height)
     ends = ((0.0, 0.0, 1.0), (left, top, share))
     return Camera("zoom", direction, *(ends if direction == "in" else ends[::-1]))
+
+
+def backwards(clip: Clip) -> Clip | None:
+    """A clip as its caption tells it when it is played from its end; None for falls and growth, whose ways
+    back have no words. (Turned objects begin upright here; in the played frames they end so.)"""
+    if any(motion.kind in ("fall", "grow") for motion in clip.motions):
+        return None
+    motions = (replace(motion, direction=OPPOSITES.get(motion.direction, "")) for motion in clip.motions)
+    camera = clip.camera
+    direction = OPPOSITES.get(camera.direction, "")
+    return Clip(clip.at(1.0)[0], tuple(motions), Camera(camera.kind, direction, camera.last, camera.first))
 
 
 def clip_fits(clip: Clip) -> bool:

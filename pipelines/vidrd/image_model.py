@@ -2,7 +2,8 @@
 
 Training leaves most image layers as they are, so a published folder need not hold them again: it has its
 sampler, the layers along time and those that were trained on (`LAYERS` in `unet`, and in `vae` where the
-decoder has them too), and its index names the folder with everything else, with checksums. Layers fit the
+decoder has them too), a text encoder where that learned words of motion, and its index names the folder with
+everything else, with checksums. Layers fit the
 weights that they were trained over, so a folder with other weights is refused. A folder that holds all parts
 is opened as ever, and saving a pipeline writes all parts.
 """
@@ -51,9 +52,9 @@ def image_folder(folder: str | Path) -> Path | None:
     return lender_of(folder, IMAGE_MODEL, "holds layers along time that were trained over the")
 
 
-def parts_folder(folder: Path) -> Path:
-    """Where text encoder and tokenizer of a video model lie."""
-    return image_folder(folder) or folder
+def text_folder(folder: Path) -> Path:
+    """Which folder holds the text encoder of a video model: its own, or its image model's."""
+    return folder if (folder / "text_encoder").is_dir() else image_folder(folder) or folder
 
 
 def save_layers(model: Any, folder: Path, lent: Collection[str]) -> None:
@@ -143,7 +144,7 @@ def _parts(folder: Path, lender: Path, dtype: Any, given: Any) -> dict[str, Any]
     opened = {
         "scheduler": lambda: load_sampler(folder),
         "text_encoder": lambda: CLIPTextModel.from_pretrained(
-            lender / "text_encoder", **dtype_option(dtype, "text_encoder")
+            text_folder(folder) / "text_encoder", **dtype_option(dtype, "text_encoder")
         ),
         "tokenizer": lambda: CLIPTokenizer.from_pretrained(lender / "tokenizer"),
         "unet": lambda: _open_unet(folder, lender, **dtype_option(dtype, "unet")),

@@ -42,32 +42,39 @@ def from_pure_noise(sampler: Any) -> Any:
     return type(sampler).from_config(config, rescale_betas_zero_snr=True, timestep_spacing="trailing")
 
 
-def noisy_and_target(
-    sampler: Any, x: torch.Tensor, noise: torch.Tensor, generator: torch.Generator, early_share: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A training pair.
+def draw_times(
+    sampler: Any, count: int, generator: torch.Generator, early_share: float = 0.0
+) -> torch.Tensor:
+    """Times `[count]` as the denoiser reads them: evenly, or for flows mostly in the middle.
 
     Args:
-        sampler: says what is predicted: noise, velocity, the clean latents, or the velocity of a flow.
-        x, noise: `[B, ...]`.
-        generator: chooses the times.
         early_share: so many samples more lie among the early times, where the text decides what is seen
             (more noise for video: arXiv 2311.15127).
-    Returns:
-        Noisy latents, times `[B]`, and what the denoiser should answer.
-    Raises:
-        ValueError: another kind of prediction.
     """
     steps = sampler.config.num_train_timesteps
     if hasattr(sampler, "scale_noise"):
-        level = torch.sigmoid(torch.randn(len(x), generator=generator))
-        if early_share:
-            level = _earlier(level, early_share, generator)
-        shape = level.view(-1, *(1,) * (x.ndim - 1))
-        return x + shape * (noise - x), level * steps, noise - x
-    times = torch.randint(0, steps, (len(x),), generator=generator)
+        levels = torch.sigmoid(torch.randn(count, generator=generator))
+        return (_earlier(levels, early_share, generator) if early_share else levels) * steps
+    times = torch.randint(0, steps, (count,), generator=generator)
     if early_share:
         times = (_earlier(times / steps, early_share, generator) * steps).long().clamp_max(steps - 1)
+    return times
+
+
+def noisy_and_target(
+    sampler: Any, x: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy latents, and what the denoiser should answer.
+
+    Args:
+        sampler: says what is predicted: noise, velocity, the clean latents, or the velocity of a flow.
+        x, noise: `[B, ...]`. times: `[B]`, as `draw_times` gives them.
+    Raises:
+        ValueError: another kind of prediction.
+    """
+    if hasattr(sampler, "scale_noise"):
+        levels = (times / sampler.config.num_train_timesteps).view(-1, *(1,) * (x.ndim - 1))
+        return x + levels * (noise - x), noise - x
     # the forward process is that of DDPM whatever sampler runs it backward (Euler's own scales its input)
     forward = diffusers.DDPMScheduler.from_config(sampler.config)
     kind = sampler.config.prediction_type
@@ -76,7 +83,7 @@ def noisy_and_target(
     target = {"epsilon": noise, "sample": x}.get(kind)
     if target is None:
         target = forward.get_velocity(x, noise, times)
-    return forward.add_noise(x, noise, times), times, target
+    return forward.add_noise(x, noise, times), target
 
 
 def _earlier(levels: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:

@@ -28,7 +28,7 @@ COPIED = ("text_encoder", "tokenizer", "vae")
 
 
 def publish_video(state: Path, folder: Path, parts: Path) -> None:
-    """The UNet, and what else the folder needs; an autoencoder that is there already stays.
+    """The UNet, and what else the folder needs; an autoencoder and a text encoder that are there stay.
 
     Raises:
         ValueError: the image model isn't beside the folder, which has nothing but layers for its decoder.
@@ -45,12 +45,23 @@ def publish_video(state: Path, folder: Path, parts: Path) -> None:
         if (folder / "vae" / LAYERS).exists():
             raise ValueError(f"{folder / 'vae'} needs the image model beside it; publish into another folder")
         for name in COPIED:
-            if name != "vae" or not (folder / name).exists():
+            if name == "tokenizer" or not (folder / name).exists():  # what was trained already stays
                 shutil.rmtree(folder / name, ignore_errors=True)
                 shutil.copytree(parts / name, folder / name)
         _save(unet, folder / "unet")
     _replace(folder / "scheduler", from_pure_noise(load_sampler(parts)).save_pretrained)
     write_index(folder, parts)
+
+
+def publish_text(state: Path, folder: Path, parts: Path) -> None:
+    """The text encoder that learned words of motion; the tokenizer stays that of `parts`."""
+    from transformers import CLIPTextModel
+
+    encoder = CLIPTextModel.from_pretrained(parts / "text_encoder")
+    trained = averaged(state, "text_encoder.")
+    encoder.load_state_dict({name: value.float() for name, value in trained.items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "text_encoder", lambda part: encoder.half().save_pretrained(part))
 
 
 def untouched(image: Any, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -132,6 +143,7 @@ def write_index(folder: Path, parts: Path) -> None:
 
 
 PARTS: dict[str, Callable[[Path, Path, Path], None]] = {
+    "text": publish_text,
     "video": publish_video,
     "decoder": publish_decoder,
     "interpolation": publish_interpolation,

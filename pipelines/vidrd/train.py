@@ -10,13 +10,20 @@ from pipelines.training.loop import LoopConfig, Task
 def _video(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.vidrd.train_video import VideoTask, video_recipe
 
-    return VideoTask(options.parts, _cache(options)), video_recipe()
+    return VideoTask(options.parts, _cache(options), text=options.text), video_recipe()
 
 
 def _video_attention(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.vidrd.train_video import VideoTask, video_attention_recipe
 
-    return VideoTask(options.parts, _cache(options), with_attention=True), video_attention_recipe()
+    task = VideoTask(options.parts, _cache(options), with_attention=True, text=options.text)
+    return task, video_attention_recipe()
+
+
+def _text(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.vidrd.train_text import TextTask, text_recipe
+
+    return TextTask(options.parts), text_recipe()
 
 
 def _decoder(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
@@ -38,6 +45,7 @@ def _cache(options: argparse.Namespace) -> Path:
 
 
 RECIPES: dict[str, Recipe] = {
+    "text": _text,
     "video": _video,
     "video-attention": _video_attention,
     "decoder": _decoder,
@@ -51,6 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--parts", type=Path, required=True, help="storybook-sd (interpolation: storybook-video) model folder"
     )
     parser.add_argument("--cache", type=Path, help="folder of the clips' latents. Default: in --state")
+    parser.add_argument(
+        "--text", type=Path, help="video: folder whose text_encoder reads captions. Default: --parts"
+    )
     run_recipe(RECIPES, parser.parse_args(arguments))
 
 

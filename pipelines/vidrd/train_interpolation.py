@@ -16,9 +16,9 @@ from pipelines.storybook.dataset import sample_rng
 from pipelines.storybook.latents import load_autoencoder
 from pipelines.training.command import load_weights
 from pipelines.training.loop import LoopConfig, runtime_device
-from pipelines.vidrd.image_model import open_unet, parts_folder
+from pipelines.vidrd.image_model import image_folder, open_unet, text_folder
 from pipelines.vidrd.interpolation import FACTORS, WINDOW, interpolation_unet, masked_context
-from pipelines.vidrd.objective import load_sampler, noisy_and_target
+from pipelines.vidrd.objective import draw_times, load_sampler, noisy_and_target
 from pipelines.vidrd.train_video import HELD_OUT_SEED, FrozenText, quicken, without_dropout
 
 AUGMENTATION = 250  # latest of the sampler's 1000 times at which given latents are told
@@ -47,8 +47,9 @@ class InterpolationTask:
         self.model: nn.Module = interpolation_unet(open_unet(parts))
         quicken(self.model)
         without_dropout(self.model)
-        source = parts_folder(parts)
-        self.sampler, self.text, self.vae = load_sampler(parts), FrozenText(source), load_autoencoder(source)
+        source = image_folder(parts) or parts
+        self.sampler, self.vae = load_sampler(parts), load_autoencoder(source)
+        self.text = FrozenText(source, text_folder(parts))
         self.stream = ClipStream(self.vae, cache, size, WINDOW)
         held_out = ClipMix(scenes=replace(ClipMix().scenes, held_out=True))
         self.held_out = ClipStream(self.vae, cache, HELD_OUT_COUNT, WINDOW, held_out, HELD_OUT_SEED + 2)
@@ -77,7 +78,8 @@ class InterpolationTask:
         generator = torch.Generator().manual_seed(seed)
         x = latents.transpose(1, 2)
         noise = torch.randn(x.shape, generator=generator)
-        noisy, times, target = noisy_and_target(self.sampler, x, noise, generator)
+        times = draw_times(self.sampler, len(x), generator)
+        noisy, target = noisy_and_target(self.sampler, x, noise, times)
         given = list(range(0, WINDOW, factor))
         share = torch.rand(len(x), 1, 1, 1, 1, generator=generator) * (AUGMENTATION / 1000)
         told = x + share * torch.randn(x.shape, generator=generator)

@@ -19,7 +19,7 @@ assets/weights/storybook-video` goes on over a newer image model.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipelines.storybook.clip_latents import STREAM_SIZE, ClipEntry, ClipStream, moving_boxes
-from pipelines.storybook.clips import ClipMix
+from pipelines.storybook.clips import ClipMix, backwards, clip_caption
 from pipelines.storybook.dataset import sample_rng
 from pipelines.storybook.guidance import SD_GUIDANCE
 from pipelines.storybook.latents import load_autoencoder
@@ -44,12 +44,13 @@ from pipelines.vidrd.denoiser import TextCondition, UNetDenoiser
 from pipelines.vidrd.handover import Handover
 from pipelines.vidrd.motion import measure_motion
 from pipelines.vidrd.noise import SeededNoise
-from pipelines.vidrd.objective import from_pure_noise, load_sampler, noisy_and_target
+from pipelines.vidrd.objective import draw_times, from_pure_noise, load_sampler, noisy_and_target
 from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
 
 NUM_FRAMES = 8
 DROPOUT = 0.1
 EARLY_SHARE = 0.4  # so many samples more than evenly lie close to pure noise, where the text decides
+MOTION_WEIGHT = 3.0  # of the error in how frames differ from their mean, beside the whole error
 HELD_OUT_SEED = 900_061
 HELD_OUT_COUNT = 32
 SHEET_STEPS = 16
@@ -85,11 +86,12 @@ def video_attention_recipe() -> LoopConfig:
 
 
 class FrozenText:
-    """The frozen CLIP text tower of a model folder; each text is encoded once."""
+    """The frozen CLIP text tower of a model folder, or of a `text` folder that was trained on from it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, text: Path | None = None) -> None:
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        self.encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").eval().requires_grad_(False)
+        encoder = CLIPTextModel.from_pretrained((text or folder) / "text_encoder")
+        self.encoder = encoder.eval().requires_grad_(False)
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> torch.Tensor:
@@ -102,13 +104,18 @@ class FrozenText:
 
 
 class VideoTask:
-    """The image model's own objective on clips; cells that show objects weigh more.
+    """The image model's own objective on clips; cells that show objects weigh more, and so does motion.
+
+    Who moves where is a small part of a clip's error: most of it is what the first frame shows already. So
+    the error in how frames differ from their mean counts again (appearance-debiased loss, arXiv 2310.08465),
+    and half of the samples are the others played backwards, with the same noise and the opposite words.
 
     Args:
         parts: model folder of `storybook-sd` (unet, vae, text encoder, tokenizer, scheduler).
         cache: folder of the clips' latents.
         size: different clips.
         with_attention: train self- and cross-attention too.
+        text: folder whose text encoder reads the captions. Default: `parts`.
         temporal: options of `VidRDUNet3DModel`, in place of `TEMPORAL`.
     """
 
@@ -118,6 +125,7 @@ class VideoTask:
         cache: Path,
         size: int = STREAM_SIZE,
         with_attention: bool = False,
+        text: Path | None = None,
         object_weight: float = 3.0,
         seed: int = 61,
         **temporal: Any,
@@ -129,7 +137,7 @@ class VideoTask:
         quicken(self.model)
         without_dropout(self.model)
         self.sampler = from_pure_noise(load_sampler(parts))
-        self.text = FrozenText(parts)
+        self.text = FrozenText(parts, text)
         self.vae = load_autoencoder(parts)
         self.stream = ClipStream(self.vae, cache, size, NUM_FRAMES)
         held_out = ClipMix(scenes=replace(ClipMix().scenes, held_out=True))
@@ -141,46 +149,80 @@ class VideoTask:
         return {**self.model.state_dict(), **load_weights(folder / "unet")}
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
-        latents, entries = self.stream.batch(first_sample, batch)
-        texts = []
-        for row, entry in enumerate(entries):
+        generator = torch.Generator().manual_seed(first_sample)
+        forwards = batch - batch // 2
+        latents, entries = self.stream.batch(first_sample // 2, forwards)
+        sample = _Sample.of(latents, entries, self.object_weight)
+        texts = [entry.caption for entry in entries]
+        times = draw_times(self.sampler, batch, generator, EARLY_SHARE)
+        noise = torch.randn(batch, *sample.x.shape[1:], generator=generator)
+        for row in range(batch // 2):  # clips that have no way back come again, with other noise
             rng = sample_rng(self.seed + 2, first_sample + row)
-            texts.append("" if rng.random() < DROPOUT else entry.caption)
-        return self._error(self.model, latents, entries, texts, first_sample)
+            clip = entries[row].clip
+            back = backwards(clip) if clip is not None else None
+            texts.append(texts[row] if back is None else clip_caption(back, rng).text)
+            sample = sample.and_again(row, is_backwards=back is not None)
+            if back is not None:
+                noise[forwards + row], times[forwards + row] = noise[row], times[row]
+            if rng.random() < DROPOUT:
+                texts[row] = texts[-1] = ""
+        return self._error(self.model, sample, texts, noise, times)
 
     def _error(
-        self, unet: nn.Module, latents: torch.Tensor, entries: list[ClipEntry], texts: list[str], seed: int
+        self, unet: nn.Module, sample: "_Sample", texts: list[str], noise: torch.Tensor, times: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        generator = torch.Generator().manual_seed(seed)
-        x = latents.transpose(1, 2)  # [B, C, F, h, w]
-        noise = torch.randn(x.shape, generator=generator)
-        share = EARLY_SHARE if unet.training else 0.0  # errors of an evaluation stay comparable
-        noisy, times, target = noisy_and_target(self.sampler, x, noise, generator, share)
+        noisy, target = noisy_and_target(self.sampler, sample.x, noise, times)
         device, dtype = runtime_device()
         answer = unet(
             noisy.to(device, dtype), times.to(device), self.text.encode(texts).to(device, dtype)
         ).sample
-        error = (answer.float() - target.to(device)).square().mean(1)
-        loss = (error * cell_weights(entries, x.shape[2:], self.object_weight).to(device)).mean()
-        return loss, {"error": float(error.detach().mean())}
+        difference = answer.float() - target.to(device)
+        error = difference.square().mean(1)
+        motion = (difference - difference.mean(2, keepdim=True)).square().mean(1)
+        loss = ((error + MOTION_WEIGHT * motion) * sample.weights.to(device)).mean()
+        return loss, {"error": float(error.detach().mean()), "motion_error": float(motion.detach().mean())}
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
         """Error on held-out clips with fixed noise, and how the sheet's films move."""
         latents, entries = self.held_out.batch(0, HELD_OUT_COUNT)
-        texts = [entry.caption for entry in entries]
-        errors = []
+        figures = []
         for first in range(0, HELD_OUT_COUNT, 8):
             part = slice(first, first + 8)
-            errors.append(self._error(model, latents[part], entries[part], texts[part], first)[1]["error"])
+            sample = _Sample.of(latents[part], entries[part], self.object_weight)
+            texts = [entry.caption for entry in entries[part]]
+            generator = torch.Generator().manual_seed(first)
+            noise = torch.randn(sample.x.shape, generator=generator)
+            times = draw_times(self.sampler, len(texts), generator)
+            figures.append(self._error(model, sample, texts, noise, times)[1])
         films = sample_clips(model, self.text, self.vae, self.sampler, list(SHEET_PROMPTS), 5, SHEET_STEPS)
         rows = [np.concatenate([np.asarray(frame) for frame in film], axis=1) for film in films]
         Image.fromarray(np.concatenate(rows)).save(folder / "sheet.png")
         reports = [measure_motion([film]) for film in films]
         return {
-            "held_out_error": sum(errors) / len(errors),
+            **{f"held_out_{name}": sum(f[name] for f in figures) / len(figures) for name in figures[0]},
             "flow_px": sum(report.flow_px for report in reports) / len(reports),
             "warp_error": sum(report.warp_error for report in reports) / len(reports),
         }
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Latents `[B, C, F, h, w]` with the weights of their cells, `[B, F, h, w]`."""
+
+    x: torch.Tensor
+    weights: torch.Tensor
+
+    @classmethod
+    def of(cls, latents: torch.Tensor, entries: list[ClipEntry], object_weight: float) -> "_Sample":
+        x = latents.transpose(1, 2)
+        return cls(x, cell_weights(entries, x.shape[2:], object_weight))
+
+    def and_again(self, row: int, is_backwards: bool) -> "_Sample":
+        """One row more: a row played backwards, or as it is."""
+        x, weights = self.x[row : row + 1], self.weights[row : row + 1]
+        if is_backwards:
+            x, weights = x.flip(2), weights.flip(1)
+        return _Sample(torch.cat([self.x, x]), torch.cat([self.weights, weights]))
 
 
 def choose_trained(unet: nn.Module, with_attention: bool) -> None:

@@ -13,17 +13,20 @@ from pipelines.storybook.clip_latents import PSEUDO_SHARE, ClipStream, moving_bo
 from pipelines.storybook.clips import (
     CAMERAS,
     MOTIONS,
+    OPPOSITES,
     SLOW_WAYS,
     Camera,
     Clip,
     ClipMix,
     Motion,
+    backwards,
     camera_phrase,
     clip_caption,
     clip_fits,
     motion_phrase,
     sample_clip,
 )
+from pipelines.storybook.dataset import sample_rng
 from pipelines.storybook.draw import draw_scene
 from pipelines.storybook.draw_clips import draw_clip, draw_clip_frame, pseudo_clip
 from pipelines.storybook.scene import Scene, SceneMix, SceneObject, has_held_out
@@ -273,3 +276,23 @@ def test_some_of_the_stream_is_pseudo_video(tmp_path):
     assert moving_boxes(None, 3) == [[], [], []]
     clip = next(entry.clip for entry in entries if entry.clip)
     assert moving_boxes(clip, 5)[4] == clip.boxes(1.0)
+
+
+def test_clips_are_told_backwards_where_words_say_so():
+    seen = set()
+    for index in range(200):
+        clip = sample_clip(sample_rng(9, index))
+        back = backwards(clip)
+        kinds = {motion.kind for motion in clip.motions}
+        assert (back is None) == bool(kinds & {"fall", "grow"})
+        if back is None:
+            continue
+        seen |= kinds | {clip.camera.kind}
+        if "turn" not in kinds:
+            pairs = zip(back.boxes(0.25), clip.boxes(0.75), strict=True)
+            assert all(np.allclose(a, b) for a, b in pairs)
+        words = clip_caption(back, Random(3)).text
+        for motion in clip.motions:
+            if motion.kind == "drift" and len(clip.motions) == 1:
+                assert OPPOSITES[motion.direction] in words
+    assert seen >= {"still", "drift", "bounce", "turn", "pan", "zoom"}

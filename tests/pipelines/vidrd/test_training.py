@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,15 +13,17 @@ from PIL import Image
 
 from pipelines import VidRDPipeline
 from pipelines.storybook import clip_latents
-from pipelines.storybook.clips import ClipMix
+from pipelines.storybook.clips import Clip, ClipMix, Motion, sample_clip
+from pipelines.storybook.dataset import sample_rng
 from pipelines.storybook.scene import SceneMix
 from pipelines.storybook.text import build_clip_tokenizer
 from pipelines.training.loop import LoopConfig, Run
-from pipelines.vidrd import publish, train, train_decoder, train_interpolation, train_video
+from pipelines.vidrd import publish, train, train_decoder, train_interpolation, train_text, train_video
 from pipelines.vidrd.evaluate import evaluate_decoder
-from pipelines.vidrd.objective import from_pure_noise, load_sampler, noisy_and_target
+from pipelines.vidrd.objective import draw_times, from_pure_noise, load_sampler, noisy_and_target
 from pipelines.vidrd.train_decoder import DecoderTask, PatchCritic3D, flicker, reconstruction
 from pipelines.vidrd.train_interpolation import InterpolationTask
+from pipelines.vidrd.train_text import TextTask
 from pipelines.vidrd.train_video import VideoTask, cell_weights, sample_clips
 from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
 from tests.pipelines.vidrd.conftest import ddim, shake, tiny_text
@@ -149,6 +153,85 @@ def test_a_run_becomes_a_folder_that_films_and_a_run_starts_from_it(parts, cache
     assert (task.model.state_dict()[name].float() - start[name].float()).abs().max() < 0.02
 
 
+def test_the_text_encoder_learns_words_of_motion_and_films_with_them(parts, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_text, "HELD_OUT", 4)
+    run = Run(TextTask(parts), recipe(batch=4), tmp_path / "state")
+    figures = [run.train_step() for _ in range(6)]
+    assert figures[-1]["error"] < figures[0]["error"] and figures[0]["distance"] < figures[-1]["distance"] < 1
+    assert set(run.evaluate()) == {"read_right", "sides_right", "distance"}
+    folder = tmp_path / "storybook-video"
+    words = ["--state", str(tmp_path / "state"), "--folder", str(folder), "--parts", str(parts)]
+    publish.main(["text", *words])
+    task = VideoTask(parts, cache, size=1, text=folder)
+    texts = ["a red ball moves to the left"]
+    assert not task.text.encode(texts).equal(VideoTask(parts, cache, size=1).text.encode(texts))
+    video = Run(task, recipe(), tmp_path / "video")
+    video.evaluate()
+    publish.main(["video", "--state", str(tmp_path / "video"), *words[2:]])
+    pipeline = VidRDPipeline.from_pretrained(folder)
+    own = pipeline.text_encoder.state_dict()
+    trained = task.text.encoder.state_dict()
+    assert own.keys() == trained.keys() and all(own[name].equal(trained[name]) for name in own)
+    task = TextTask(parts)
+    again = Run(task, recipe(batch=4), tmp_path / "again", task.starting_weights(folder))
+    assert again.train_step()["distance"] > 0
+
+
+def test_captions_say_what_the_text_encoder_learns():
+    told = [train_text.sayings(sample_clip(sample_rng(5, index))) for index in range(300)]
+    assert {saying for row in told for saying in row} == set(train_text.SAYINGS)
+    fast = Clip(scene := sample_clip(sample_rng(5, 1)).scene, (Motion("drift", "left", 0.5),))
+    assert train_text.sayings(fast) == ["drift left"]
+    assert train_text.sayings(Clip(scene, (Motion("drift", "up", 0.1),))) == ["drift up", "slowly"]
+    assert train_text.sayings(Clip(scene, (Motion("fall", "down", 0.1),))) == ["fall"]
+
+
+def test_half_of_the_samples_are_the_others_backwards_with_the_opposite_words(parts, cache, monkeypatch):
+    """A clip, its noise and its time come again; where no words tell the way back, the clip comes again."""
+    mix = replace(EASY, motions=(0.0, 0.5, 0.0, 0.0, 0.0, 0.5), cameras=(1.0, 0.0, 0.0))
+    monkeypatch.setattr(train_video, "ClipMix", lambda **_: mix)
+    monkeypatch.setattr(train_video, "DROPOUT", 0.0)
+    monkeypatch.setattr(clip_latents, "PSEUDO_SHARE", 0.0)
+    task = VideoTask(parts, cache, size=6)
+    task.stream = clip_latents.ClipStream(task.vae, cache, 6, mix=mix, seed=8)
+    seen = {}
+
+    def record(unet, sample, texts, noise, times):
+        seen.update(x=sample.x, weights=sample.weights, texts=texts, noise=noise, times=times)
+        return noise.sum(), {}
+
+    monkeypatch.setattr(task, "_error", record)
+    task.loss(0, 12)
+    kinds = [task.stream.entry(slot).clip.motions[0].kind for slot in range(6)]
+    assert set(kinds) == {"drift", "grow"}
+    opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}
+    for row, kind in enumerate(kinds):
+        back = row + 6
+        is_back = kind == "drift"
+        assert seen["x"][back].equal(seen["x"][row].flip(1) if is_back else seen["x"][row])
+        assert seen["weights"][back].equal(seen["weights"][row].flip(0) if is_back else seen["weights"][row])
+        assert seen["noise"][back].equal(seen["noise"][row]) == is_back
+        if is_back:
+            direction = task.stream.entry(row).clip.motions[0].direction
+            assert direction in seen["texts"][row] and opposite[direction] in seen["texts"][back]
+            assert seen["times"][back] == seen["times"][row]
+        else:
+            assert seen["texts"][back] == seen["texts"][row]
+
+
+def test_errors_of_motion_count_again(parts, cache, monkeypatch):
+    """An error that all frames share counts once, one that changes from frame to frame 1 + the weight."""
+    task = VideoTask(parts, cache, size=1, object_weight=1.0)
+    task.sampler = ddim(prediction_type="epsilon")
+    noise, times = torch.zeros(1, 16, 8, 8, 8), torch.tensor([5])
+    sample = train_video._Sample(noise, torch.ones(1, 8, 8, 8))
+    changing = torch.tensor([1.0, -1.0] * 4).view(1, 1, 8, 1, 1)
+    for error, times_counted in ((torch.ones(1), 1.0), (changing, 1.0 + train_video.MOTION_WEIGHT)):
+        answer = SimpleNamespace(sample=noise + error)
+        loss, figures = task._error(lambda *_, a=answer: a, sample, ["a"], noise, times)
+        assert float(loss) == pytest.approx(times_counted) and figures["error"] == pytest.approx(1.0)
+
+
 def test_the_temporal_decoder_learns_and_only_it(decoder_parts, tmp_path):
     parts, cache = decoder_parts, tmp_path / "cache"
     task = DecoderTask(parts, cache, size=1, critic_from=2)
@@ -238,7 +321,8 @@ def test_cells_with_objects_weigh_more_where_the_object_is_now(parts, cache):
 def test_objectives_are_the_samplers_own(kind):
     sampler = ddim(prediction_type=kind)
     x, noise = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    noisy, times, target = noisy_and_target(sampler, x, noise, torch.Generator().manual_seed(1))
+    times = draw_times(sampler, 2, torch.Generator().manual_seed(1))
+    noisy, target = noisy_and_target(sampler, x, noise, times)
     product = sampler.alphas_cumprod[times].view(-1, 1, 1)
     torch.testing.assert_close(noisy, product.sqrt() * x + (1 - product).sqrt() * noise)
     expected = {
@@ -254,12 +338,13 @@ def test_flows_learn_the_way_to_the_noise(tmp_path):
 
     x, noise = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     sampler = FlowMatchEulerDiscreteScheduler()
-    noisy, times, target = noisy_and_target(sampler, x, noise, torch.Generator().manual_seed(1))
+    times = draw_times(sampler, 2, torch.Generator().manual_seed(1))
+    noisy, target = noisy_and_target(sampler, x, noise, times)
     level = (times / 1000).view(-1, 1, 1)
     torch.testing.assert_close(noisy, (1 - level) * x + level * noise)
     torch.testing.assert_close(target, noise - x)
     with pytest.raises(ValueError, match="the sampler predicts 'score'"):
-        noisy_and_target(ddim(prediction_type="score"), x, noise, torch.Generator())
+        noisy_and_target(ddim(prediction_type="score"), x, noise, times)
     (tmp_path / "model_index.json").write_text('{"scheduler": ["os", "system"]}')
     with pytest.raises(ValueError, match="names the sampler 'system'; allowed: DDIMScheduler"):
         load_sampler(tmp_path)
@@ -282,7 +367,7 @@ def test_the_command_finds_every_recipe(capsys):
         train.main(["--help"])
     text = capsys.readouterr().out
     assert all(name in text for name in train.RECIPES)
-    assert set(train.RECIPES) == {"video", "video-attention", "decoder", "interpolation"}
+    assert set(train.RECIPES) == {"text", "video", "video-attention", "decoder", "interpolation"}
 
 
 @pytest.mark.parametrize("flow", [False, True])
@@ -290,11 +375,10 @@ def test_more_early_times_are_drawn_where_they_are_asked_for(flow):
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     sampler = FlowMatchEulerDiscreteScheduler() if flow else ddim(prediction_type="v_prediction")
-    x, noise = torch.ones(4000, 1), torch.randn(4000, 1)
     shares = []
     for early_share in (0.0, 0.4):
         generator = torch.Generator().manual_seed(1)
-        _, times, _ = noisy_and_target(sampler, x, noise, generator, early_share)
+        times = draw_times(sampler, 4000, generator, early_share)
         assert float(times.min()) >= 0 and float(times.max()) <= 1000 - (not flow)
         shares.append(float((times >= 800).float().mean()))
     assert shares[1] == pytest.approx(0.4 + 0.6 * shares[0], abs=0.03)
@@ -306,7 +390,8 @@ def test_a_video_sampler_begins_at_pure_noise_where_it_can():
     sampler = from_pure_noise(ddim(prediction_type="v_prediction"))
     assert float(sampler.alphas_cumprod[-1]) == pytest.approx(0.0, abs=1e-6)
     x, noise = torch.ones(400, 1), torch.randn(400, 1)
-    noisy, times, target = noisy_and_target(sampler, x, noise, torch.Generator().manual_seed(1), 1.0)
+    times = draw_times(sampler, 400, torch.Generator().manual_seed(1), 1.0)
+    noisy, target = noisy_and_target(sampler, x, noise, times)
     last = times == 999
     assert last.any() and torch.allclose(noisy[last], noise[last], atol=1e-3)
     assert torch.allclose(target[last], -x[last], atol=1e-2)
