@@ -6,9 +6,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 MANIFEST = "MANIFEST.json"
-# keys of a model_index.json under which a folder names what it takes from the one beside it
+# keys under which a folder names what it takes from the one beside it, and the file that has them
 SHARED_VAE = "_shared_vae"  # see pipelines/shared_vae.py
 IMAGE_MODEL = "_image_model"  # see pipelines/vidrd/image_model.py
+LONGALIGN_T5 = "t5"  # see pipelines/longalign/parts.py
+INDEXES = {
+    SHARED_VAE: "model_index.json",
+    IMAGE_MODEL: "model_index.json",
+    LONGALIGN_T5: "longalign/longalign.json",
+}
 
 
 def sha256_of(path: Path) -> str:
@@ -53,11 +59,11 @@ def verify_folder(folder: str | Path) -> list[str]:
     problems = differences(folder, _listed(folder))
     for name, why in _unreadable(folder):
         problems.setdefault(name, f"{name} can't be read as safetensors: {why}")
-    try:
-        for key in (SHARED_VAE, IMAGE_MODEL):
+    for key, index in INDEXES.items():
+        try:
             problems |= differences(folder, files_beside(folder, key))
-    except ValueError as error:
-        problems["model_index.json"] = str(error)
+        except ValueError as error:
+            problems[index] = str(error)
     return list(problems.values())
 
 
@@ -81,15 +87,15 @@ def files_beside(folder: str | Path, key: str) -> dict[str, dict[str, Any]]:
     Empty where the folder holds everything itself, or has no readable index.
 
     Args:
-        key: `SHARED_VAE` or `IMAGE_MODEL`.
+        key: one of `INDEXES`.
     Raises:
         ValueError: the index says something else than the name of a folder beside it and its files.
     """
     try:
-        index = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
+        index = json.loads((Path(folder) / INDEXES[key]).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    if not isinstance(index, dict) or key not in index:
+    if not isinstance(index, dict) or index.get(key) is None:
         return {}
     try:
         lender, files = index[key]["folder"], index[key]["files"]
@@ -101,14 +107,14 @@ def files_beside(folder: str | Path, key: str) -> dict[str, dict[str, Any]]:
             for name, facts in files.items()
         }
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"model_index.json: {key} doesn't name a folder and its files") from error
+        raise ValueError(f"{INDEXES[key]}: {key} doesn't name a folder and its files") from error
 
 
 def lender_of(folder: str | Path, key: str, uses: str) -> Path | None:
     """The folder beside a model's from which it takes files; None: it holds them all itself.
 
     Args:
-        key: `SHARED_VAE` or `IMAGE_MODEL`.
+        key: one of `INDEXES`.
         uses: for the message, as in "uses the autoencoder of".
     Raises:
         ValueError: the folder beside it is missing or holds other files.
@@ -126,7 +132,7 @@ def lender_of(folder: str | Path, key: str, uses: str) -> Path | None:
 def lenders(folder: str | Path) -> list[Path]:
     """Folders beside a model's from which it takes files; none where its index is damaged."""
     try:
-        names = [name for key in (SHARED_VAE, IMAGE_MODEL) for name in files_beside(folder, key)]
+        names = [name for key in INDEXES for name in files_beside(folder, key)]
     except ValueError:
         return []
     return sorted({Path(folder).parent / PurePosixPath(name).parts[1] for name in names})

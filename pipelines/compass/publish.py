@@ -2,8 +2,7 @@
 F`.
 
 The sidecar that the run kept goes with them; half precision, safetensors. A UNet is published whole, or with
-`--rank` as an adapter: what the run changed, in the best approximation of that rank per layer (truncated
-singular value decomposition, C. Eckart and G. Young, 1936).
+`--rank` as an adapter: what the run changed, in the best approximation of that rank per layer.
 """
 
 import argparse
@@ -11,11 +10,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from pipelines.compass.sidecar import Sidecar, read_sidecar, write_sidecar
 from pipelines.compass.weights_compass import LORA_FILE
 from pipelines.storybook.publish import SHARD, averaged
+from pipelines.training.low_rank import low_rank_change
 
 
 def _trained_with(state: Path, variant: str) -> Sidecar:
@@ -65,29 +64,10 @@ def publish_sd(state: Path, folder: Path, parts: Path | None = None, rank: int |
     else:
         from safetensors.torch import save_file
 
-        save_file(low_rank_change(unet.state_dict(), trained, rank), folder / LORA_FILE)
+        factors = low_rank_change(unet.state_dict(), trained, rank)
+        save_file({f"unet.{name}": value for name, value in factors.items()}, folder / LORA_FILE)
         shutil.rmtree(folder / "unet", ignore_errors=True)
     write_sidecar(folder, sidecar)
-
-
-def low_rank_change(base: dict[str, Tensor], trained: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
-    """What training changed in matrices and kernels, as factors `unet.<layer>.lora_A/B.weight` in fp16.
-
-    Changes of biases and norms are left out.
-    """
-    factors = {}
-    for name, weight in trained.items():
-        change = weight - base[name]
-        if change.ndim < 2:
-            continue
-        left, values, right = torch.linalg.svd(change.flatten(1), full_matrices=False)
-        root = values[:rank].sqrt()
-        down = (root[:, None] * right[:rank]).unflatten(1, change.shape[1:])
-        up = (left[:, :rank] * root).reshape(len(change), -1, *[1] * (change.ndim - 2))
-        layer = "unet." + name.removesuffix(".weight")
-        factors[f"{layer}.lora_A.weight"] = down.half().contiguous()
-        factors[f"{layer}.lora_B.weight"] = up.half().contiguous()
-    return factors
 
 
 PARTS = {"flux": publish_flux, "sd": publish_sd}

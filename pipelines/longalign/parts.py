@@ -4,6 +4,9 @@ longalign.json                             rows of a block, how sentences are cu
 <name>/pytorch_lora_weights.safetensors    align, reward, lcm, reward_lcm: what there is of them
 adapter/                                   `TextAdapter`, where the weights use T5
 text_encoder_2/, tokenizer_2/              T5, where the folder brings its own
+
+A folder `longalign` inside a model's may take T5 from the folder beside that model instead; the index then
+names it, with checksums.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pipelines.weights import LONGALIGN_T5, differences, lender_of, list_files
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 INDEX = "longalign.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 LORA_NAMES = ("align", "reward", "lcm", "reward_lcm")
+T5_PARTS = ("text_encoder_2", "tokenizer_2")
 FULL_PICTURE = ("align", "reward")  # what many steps use; few steps: align, lcm, reward_lcm
 FEW_STEPS = ("align", "lcm", "reward_lcm")
 
@@ -33,11 +39,13 @@ class LongAlignParts:
         mode: how the weights saw sentences cut: "official" or "smart".
         rows: rows of a block in training.
         loras: names of the LoRAs in the folder.
+        t5: what the folder beside the model's lends, as `pipelines.weights.files_beside` reads it.
     """
 
     mode: str
     rows: int
     loras: tuple[str, ...]
+    t5: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, folder: str | Path) -> LongAlignParts:
@@ -49,7 +57,7 @@ class LongAlignParts:
         path = Path(folder) / INDEX
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            parts = cls(str(data["mode"]), int(data["rows"]), tuple(data["loras"]))
+            parts = cls(str(data["mode"]), int(data["rows"]), tuple(data["loras"]), data.get(LONGALIGN_T5))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"not a LongAlign folder: {path} cannot be read ({error!r})") from error
         unknown = sorted(set(parts.loras) - set(LORA_NAMES))
@@ -83,4 +91,30 @@ def write_lora(folder: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> 
     save_file({key: value.half().contiguous() for key, value in tensors.items()}, part)
     os.replace(part, target)
     loras = tuple(known for known in LORA_NAMES if known in (*parts.loras, name))
-    LongAlignParts(parts.mode, parts.rows, loras).write(folder)
+    replace(parts, loras=loras).write(folder)
+
+
+def t5_folder(folder: str | Path) -> Path | None:
+    """Where the T5 of a LongAlign folder lies, its own or a lent one; None: the pipeline must bring it.
+
+    Raises:
+        ValueError: the folder that lends it is missing or holds other files.
+    """
+    folder = Path(folder)
+    if (folder / T5_PARTS[0]).is_dir():
+        return folder
+    return lender_of(folder.resolve().parent, LONGALIGN_T5, "reads pages with the T5 of")
+
+
+def t5_beside(t5: Path, folder: Path) -> dict[str, Any] | None:
+    """What the index of a LongAlign folder has to say to use a T5 that lies beside its model.
+
+    Args:
+        t5: model folder with `text_encoder_2` and `tokenizer_2`.
+    Returns:
+        None: no folder of that name is there, or it holds other files, so T5 is copied.
+    """
+    name, model = t5.resolve().name, folder.resolve().parent
+    files = {f"{part}/{file}": facts for part in T5_PARTS for file, facts in list_files(t5 / part).items()}
+    is_other = folder.resolve().name != "longalign" or differences(model.parent / name, files)
+    return None if is_other else {"folder": name, "files": files}

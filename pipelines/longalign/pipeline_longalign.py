@@ -22,7 +22,7 @@ from transformers import (
 
 from pipelines.longalign.conditioning import LongPromptEncoder
 from pipelines.longalign.lora import merge_lora
-from pipelines.longalign.parts import FULL_PICTURE, LongAlignParts, read_lora
+from pipelines.longalign.parts import FULL_PICTURE, LongAlignParts, read_lora, t5_folder
 from pipelines.longalign.plan import PromptSettings
 from pipelines.longalign.scheduling_longalign import LongAlignLCMScheduler
 from pipelines.longalign.segment_conditioning import EncodedPrompts, Plans, SegmentConditioning
@@ -157,9 +157,9 @@ class LongAlignPipeline(StableDiffusionPipeline):
         branch: dict[str, Any] = {}
         if (folder / "adapter").is_dir():
             branch["adapter"] = TextAdapter.from_pretrained(folder / "adapter")
-            if (folder / "text_encoder_2").is_dir():
-                branch["text_encoder_2"] = T5EncoderModel.from_pretrained(folder / "text_encoder_2")
-                branch["tokenizer_2"] = T5TokenizerFast.from_pretrained(folder / "tokenizer_2")
+            if (t5 := t5_folder(folder)) is not None:
+                branch["text_encoder_2"] = T5EncoderModel.from_pretrained(t5 / "text_encoder_2")
+                branch["tokenizer_2"] = T5TokenizerFast.from_pretrained(t5 / "tokenizer_2")
         merged = {
             **{name: getattr(self, name) for name in ("text_encoder_2", "tokenizer_2", "adapter")},
             **branch,

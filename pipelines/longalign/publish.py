@@ -7,11 +7,12 @@ python -m pipelines.longalign.publish long-clip --state DIR --folder storybook-l
 import argparse
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from pipelines.longalign.parts import INDEX, LongAlignParts, write_lora
+from pipelines.longalign.parts import INDEX, T5_PARTS, LongAlignParts, t5_beside, write_lora
 from pipelines.longalign.preference_model import REFERENCE_FILE
 from pipelines.longalign.train_parts import published_lora
 from pipelines.storybook.publish import averaged, copy_parts
@@ -22,7 +23,10 @@ ROWS = 240
 
 
 def publish(stage: str, state: Path, folder: Path, t5: Path | None = None) -> None:
-    """Write the stage's LoRA; with `align` also the adapter and a copy of T5, with rewards the reference."""
+    """Write the stage's LoRA; with `align` also the adapter and T5, with rewards the reference.
+
+    T5 is copied, unless its folder lies beside the model's: then the index names it.
+    """
     tensors = {name: value.float() for name, value in averaged(state).items()}
     if not (folder / INDEX).exists():
         LongAlignParts("smart", ROWS, ()).write(folder)
@@ -32,7 +36,10 @@ def publish(stage: str, state: Path, folder: Path, t5: Path | None = None) -> No
         if t5 is None:
             raise ValueError("this run trained an adapter: --t5 must name the folder of its T5")
         _publish_adapter(adapter, folder)
-        copy_parts(t5, folder, ("text_encoder_2", "tokenizer_2"))
+        lent = t5_beside(t5, folder)
+        replace(LongAlignParts.read(folder), t5=lent).write(folder)
+        if lent is None:
+            copy_parts(t5, folder, T5_PARTS)
     if (state / REFERENCE_FILE).exists():
         part = folder / f"{REFERENCE_FILE}.part"
         shutil.copyfile(state / REFERENCE_FILE, part)

@@ -77,14 +77,13 @@ class CachedTextEncoder:
         """
         self._check_stamp()
         keys = [(ids, width, masked) for ids in texts]
-        new = list(dict.fromkeys(key for key in keys if key not in self._cache))
-        fresh = dict(zip(new, self._run([ids for ids, *_ in new], width, masked), strict=True))
-        answers = []
+        # taken out first: remembering the new ones may push them out
+        states = {key: self._cache[key] for key in keys if key in self._cache}
+        new = list(dict.fromkeys(key for key in keys if key not in states))
+        states |= zip(new, self._run([ids for ids, *_ in new], width, masked), strict=True)
         for key in keys:
-            answer = fresh[key] if key in fresh else self._cache[key]
-            answers.append(answer)
-            self._remember(key, answer)
-        return answers
+            self._remember(key, states[key])
+        return [states[key] for key in keys]
 
     def blank(self, width: int | None = None) -> torch.Tensor:
         """States `[width, C]` of the empty text, padded to `width` (default: the window)."""

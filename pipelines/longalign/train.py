@@ -19,16 +19,20 @@ def _sources(options: argparse.Namespace, needs: tuple[str, ...] = ("parts",)) -
     return Sources(options.parts, options.t5, options.longalign)
 
 
+def _cache(options: argparse.Namespace) -> Path:
+    return options.cache or options.state / "cache"
+
+
 def _align(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.longalign.train_align import AlignTask, align_recipe
 
-    return AlignTask(_sources(options), options.state / "cache"), align_recipe()
+    return AlignTask(_sources(options), _cache(options)), align_recipe()
 
 
 def _lcm(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.longalign.train_lcm import LCMTask, lcm_recipe
 
-    return LCMTask(_sources(options, ("parts", "longalign")), options.state / "cache"), lcm_recipe()
+    return LCMTask(_sources(options, ("parts", "longalign")), _cache(options)), lcm_recipe()
 
 
 def _reward(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
@@ -67,6 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--preference", type=Path, help="folder of the CLIP model that scores, or is stretched"
     )
+    parser.add_argument("--cache", type=Path, help="folder of the drawings' latents. Default: in --state")
     parser.add_argument("--reweight", type=float, default=0.3, help="w: share of the text-irrelevant part")
     run_recipe(RECIPES, parser.parse_args(arguments))
 

@@ -15,7 +15,7 @@ from pipelines.training.loop import LoopConfig, runtime_device
 
 DROPOUT = 0.1  # of the whole text
 SHORT_SHARE = 0.15  # short captions keep short prompts working
-DRAWINGS = 20_000
+DRAWINGS = 8_000
 STREAM_SEED = 143
 SCENES = SceneMix(counts=(0.15, 0.5, 0.35), groups=0.0, related=0.7)
 HELD_OUT_SEED = 900_023

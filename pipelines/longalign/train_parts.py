@@ -28,7 +28,7 @@ from pipelines.storybook.latents import load_autoencoder
 from pipelines.training.group_norm import use_quick_group_norm
 from pipelines.training.loop import runtime_device
 
-LORA_RANK = 16
+LORA_RANK = 8
 SHEET_PAGES = 6
 SHEET_STEPS = 20
 

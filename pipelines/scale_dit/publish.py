@@ -7,10 +7,14 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from pipelines.storybook.guidance import FLUX_SHIFT
 from pipelines.storybook.publish import SHARD, averaged
+from pipelines.training.low_rank import within_size
 
 
 def publish_flux(state: Path, folder: Path) -> None:
@@ -46,9 +50,9 @@ def write_index(folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def publish_fast(state: Path, folder: Path) -> None:
+def publish_fast(state: Path, folder: Path, megabytes: float | None = None) -> None:
     """The few-step LoRA in `fast-lora`, as `load_lora_weights` reads it."""
-    from diffusers import FluxPipeline, FluxTransformer2DModel
+    from diffusers import FluxTransformer2DModel
     from peft import LoraConfig, get_peft_model_state_dict
 
     from pipelines.scale_dit.train_fast import LAYERS, RANK
@@ -57,27 +61,36 @@ def publish_fast(state: Path, folder: Path) -> None:
     transformer = FluxTransformer2DModel(**FLUX_CONFIG)
     transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(LAYERS)))
     transformer.load_state_dict({name: value.float() for name, value in averaged(state).items()})
-    layers = get_peft_model_state_dict(transformer.half())
-    FluxPipeline.save_lora_weights(folder / "fast-lora", transformer_lora_layers=layers)
+    layers = get_peft_model_state_dict(transformer)
+    tensors = {f"transformer.{name}": value for name, value in layers.items()}
+    _save_adapter(tensors, folder / "fast-lora", {}, megabytes)
 
 
-def publish_lora(state: Path, folder: Path) -> None:
+def publish_lora(state: Path, folder: Path, megabytes: float | None = None) -> None:
     """The adapter of enlarging steps in `scale-dit-lora`; the file's metadata tells its scope."""
-    from safetensors.torch import save_file
-
     from pipelines.scale_dit.lora_routing import ADAPTER, SCOPE_KEY
     from pipelines.scale_dit.train_lora import SCOPE, released_name
 
     tensors = {
-        released_name(name): value.half().contiguous()
-        for name, value in averaged(state).items()
-        if f".{ADAPTER}.weight" in name
+        released_name(name): value for name, value in averaged(state).items() if f".{ADAPTER}.weight" in name
     }
-    target = folder / "scale-dit-lora"
-    target.mkdir(parents=True, exist_ok=True)
-    part = target / "part.safetensors"
-    save_file(tensors, part, metadata={"format": "pt", SCOPE_KEY: SCOPE})
-    os.replace(part, target / "pytorch_lora_weights.safetensors")
+    _save_adapter(tensors, folder / "scale-dit-lora", {SCOPE_KEY: SCOPE}, megabytes)
+
+
+def _save_adapter(
+    tensors: dict[str, torch.Tensor], folder: Path, facts: dict[str, str], megabytes: float | None
+) -> None:
+    """Write an adapter in half precision, whole or in its most important directions."""
+    from safetensors.torch import save_file
+
+    if megabytes is not None:
+        tensors, kept = within_size(tensors, round(megabytes * 1e6))
+        print(f"{kept:.2%} of the adapter's squared norm are kept")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / "part.safetensors"
+    halves = {name: value.half().contiguous() for name, value in tensors.items()}
+    save_file(halves, part, metadata={"format": "pt", **facts})
+    os.replace(part, folder / "pytorch_lora_weights.safetensors")
 
 
 def publish_texture(state: Path, folder: Path) -> None:
@@ -89,7 +102,12 @@ def publish_texture(state: Path, folder: Path) -> None:
     model.half().save_pretrained(folder)
 
 
-PARTS = {"fast": publish_fast, "flux": publish_flux, "lora": publish_lora, "texture": publish_texture}
+PARTS: dict[str, Callable[..., None]] = {
+    "fast": publish_fast,
+    "flux": publish_flux,
+    "lora": publish_lora,
+    "texture": publish_texture,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,8 +115,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("part", choices=sorted(PARTS))
     parser.add_argument("--state", type=Path, required=True, help="state folder of the run")
     parser.add_argument("--folder", type=Path, required=True, help="model folder")
+    parser.add_argument(
+        "--megabytes", type=float, help="fast, lora: keep the most important directions within this size"
+    )
     options = parser.parse_args(arguments)
-    PARTS[options.part](options.state, options.folder)
+    if options.megabytes is None:
+        PARTS[options.part](options.state, options.folder)
+        return
+    if options.part not in ("fast", "lora"):
+        parser.error("--megabytes is for fast and lora")
+    try:
+        PARTS[options.part](options.state, options.folder, options.megabytes)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

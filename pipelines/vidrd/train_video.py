@@ -49,8 +49,8 @@ from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
 
 NUM_FRAMES = 8
 DROPOUT = 0.1
-EARLY_SHARE = 0.4  # so many samples more than evenly lie close to pure noise, where the text decides
-MOTION_WEIGHT = 3.0  # of the error in how frames differ from their mean, beside the whole error
+EARLY_SHARE = 0.5  # so many samples more than evenly lie close to pure noise, where the text decides
+MOTION_WEIGHT = 4.0  # of the error in how frames differ from their mean, beside the whole error
 HELD_OUT_SEED = 900_061
 HELD_OUT_COUNT = 32
 SHEET_STEPS = 16

@@ -92,6 +92,16 @@ def test_the_memory_forgets_the_oldest_beyond_its_size(encoder):
     assert encoder.encoded == 6
 
 
+def test_a_call_beyond_the_memory_still_answers_with_what_was_remembered(encoder):
+    """New texts push out the one that the same call asked for."""
+    texts = [(0, token, 1) for token in range(10, 20)]  # three rows each
+    encoder.cache_rows = 12
+    (first,) = encoder.encode(texts[:1])
+    answers = encoder.encode([*texts[1:], texts[0]])
+    assert len(answers) == 10 and encoder.encoded == 10
+    assert answers[-1].hidden.equal(first.hidden)
+
+
 def test_a_text_is_the_encoder_s_own_output(encoder):
     ids = tuple(encoder.reader.tokenizer("a red cat").input_ids)
     (answer,) = encoder.encode([ids])
