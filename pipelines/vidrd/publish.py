@@ -58,8 +58,7 @@ def publish_text(state: Path, folder: Path, parts: Path) -> None:
     from transformers import CLIPTextModel
 
     encoder = CLIPTextModel.from_pretrained(parts / "text_encoder")
-    trained = averaged(state, "text_encoder.")
-    encoder.load_state_dict({name: value.float() for name, value in trained.items()})
+    encoder.load_state_dict({name: value.float() for name, value in averaged(state).items()})
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "text_encoder", lambda part: encoder.half().save_pretrained(part))
 
