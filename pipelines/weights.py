@@ -95,7 +95,7 @@ def files_beside(folder: str | Path, key: str) -> dict[str, dict[str, Any]]:
         index = json.loads((Path(folder) / INDEXES[key]).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    if not isinstance(index, dict) or index.get(key) is None:
+    if not isinstance(index, dict) or key not in index:
         return {}
     try:
         lender, files = index[key]["folder"], index[key]["files"]

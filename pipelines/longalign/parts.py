@@ -69,7 +69,8 @@ class LongAlignParts:
         """Write the index, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{INDEX}.part"
-        part.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        facts = {name: value for name, value in asdict(self).items() if value is not None}
+        part.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(part, folder / INDEX)
 
 

@@ -25,7 +25,7 @@ LAYERS = "own_layers.safetensors"
 LENT = ("text_encoder", "tokenizer", "unet", "vae")
 TEMPORAL_OPTIONS = (
     "add_temp_conv", "add_temp_embed", "temp_embed_at", "add_temp_attn_only_on_upblocks",
-    "prepend_first_frame",
+    "add_motion_embed", "prepend_first_frame",
 )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def _open_unet(folder: Path, lender: Path | None, **options: Any) -> VidRDUNet3D
         return VidRDUNet3DModel.from_pretrained(folder / "unet", **options)
     image = UNet2DConditionModel.from_pretrained(lender / "unet", use_safetensors=True, **options)
     config = VidRDUNet3DModel.load_config(folder / "unet")
-    own = {name: config[name] for name in TEMPORAL_OPTIONS}
+    own = {name: config[name] for name in TEMPORAL_OPTIONS if name in config}  # older folders know fewer
     return _with_layers(VidRDUNet3DModel.from_unet2d(image, **own), folder / "unet")
 
 

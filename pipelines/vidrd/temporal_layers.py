@@ -48,6 +48,30 @@ def frame_positions(num_frames: int, channels: int, like: torch.Tensor) -> torch
     return table.to(like)
 
 
+class MotionEmbedding(nn.Module):
+    """What a text says of motion, for each frame's time embedding; zero at first.
+
+    All frames read the same text, and only their places in time make a motion of its words: the mean state of
+    the text and a frame's position meet in one hidden layer, and each resnet hears of it.
+
+    Args:
+        text_width: J. channels: E, of the time embedding.
+    """
+
+    def __init__(self, text_width: int, channels: int, hidden: int = 256, positions: int = 64) -> None:
+        super().__init__()
+        self.positions = positions
+        self.text, self.frame = nn.Linear(text_width, hidden), nn.Linear(positions, hidden)
+        self.out = nn.Linear(hidden, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, text: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """States `[B, L, J]` to `[B, F, E]`."""
+        places = self.frame(frame_positions(num_frames, self.positions, text))
+        return self.out(F.silu(self.text(text.mean(1))[:, None] + places))
+
+
 class FrameConv3d(nn.Conv3d):
     """A (3, 1, 1) convolution on `[B, C, F, P]`, all places of a frame on one axis."""
 

@@ -63,7 +63,11 @@ SHEET_PROMPTS = (
     "a purple house in a desert. The camera zooms in",
 )
 # positions of frames without a change of the frozen image layers
-TEMPORAL: dict[str, Any] = {"add_temp_embed": True, "temp_embed_at": "attention"}
+TEMPORAL: dict[str, Any] = {
+    "add_temp_embed": True,
+    "temp_embed_at": "attention",
+    "add_motion_embed": True,
+}
 # the paper trains these layers of the image model as well
 ATTENTION_PARTS = (".attn1.", ".attn2.")
 

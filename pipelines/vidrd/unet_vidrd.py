@@ -17,6 +17,7 @@ from diffusers.models.unets.unet_3d_condition import UNet3DConditionOutput
 from torch import nn
 
 from pipelines.vidrd.temporal_layers import (
+    MotionEmbedding,
     TemporalConvLayer,
     frame_positions,
     join_frames,
@@ -55,6 +56,7 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
             single frames: not even for one frame is it the image model then. "attention": to what the
             temporal attention reads, so that image layers are left alone.
         add_temp_attn_only_on_upblocks: no temporal attention in down and mid blocks.
+        add_motion_embed: the text shifts the time embedding of each frame (`MotionEmbedding`; ours).
         prepend_first_frame: self-attention of frame f sees frames 0 and f - 1 instead of itself.
         add_temp_transformer: must be False (its published form mixes up axes unless it does nothing).
         Others: as in `UNet2DConditionModel`.
@@ -94,6 +96,7 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         add_temp_embed: bool = True,
         temp_embed_at: str = "residual",
         add_temp_attn_only_on_upblocks: bool = False,
+        add_motion_embed: bool = False,
         prepend_first_frame: bool = False,
         add_temp_transformer: bool = False,
     ) -> None:
@@ -114,6 +117,11 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         )
         self.down_blocks, self.mid_block, self.up_blocks = image.down_blocks, image.mid_block, image.up_blocks
         self.conv_norm_out, self.conv_act, self.conv_out = image.conv_norm_out, image.conv_act, image.conv_out
+        if add_motion_embed:
+            self.temp_motion = MotionEmbedding(
+                cross_attention_dim if isinstance(cross_attention_dim, int) else cross_attention_dim[0],
+                image.time_embedding.linear_2.out_features,
+            )
         self.gradient_checkpointing = False
         for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
             if add_temp_conv:
@@ -165,7 +173,9 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
             sample = 2 * sample - 1.0
         # 1. time
         times = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(batch)
-        emb = self.time_embedding(self.time_proj(times).to(sample.dtype))
+        emb = self.time_embedding(self.time_proj(times).to(sample.dtype))[:, None]  # [B, 1 or F, E]
+        if self.config.add_motion_embed and num_frames > 1:
+            emb = emb + self.temp_motion(encoder_hidden_states, num_frames)
         # 2. down
         x = self.conv_in(sample.transpose(1, 2).reshape(batch * num_frames, channels, height, width))
         skips = [x]
@@ -220,7 +230,9 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         resnet = block.resnets[index]
         change = resnet.nonlinearity(norm_over_frames(resnet.norm1, x, num_frames))
         change = join_frames(resnet.conv1(change), num_frames)
-        emb = resnet.time_emb_proj(resnet.nonlinearity(emb))[:, :, None, None]
+        emb = resnet.time_emb_proj(resnet.nonlinearity(emb)).mT[..., None]
+        if emb.shape[2] > 1:
+            emb = emb.repeat_interleave(change.shape[2] // num_frames, dim=2)
         if resnet.time_embedding_norm == "scale_shift":
             scale, shift = emb.chunk(2, dim=1)
             change = resnet.norm2(change) * (1 + scale) + shift
@@ -289,7 +301,7 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
 
 def is_temporal(key: str) -> bool:
     """Whether a parameter belongs to a layer that the image model lacks."""
-    return ".temp_" in key
+    return ".temp_" in key or key.startswith("temp_")
 
 
 def _image_block(name: str) -> str:

@@ -20,7 +20,7 @@ from pipelines.longalign import (
     train_reward,
 )
 from pipelines.longalign.evaluate import long_clip_note
-from pipelines.longalign.parts import LongAlignParts, read_lora
+from pipelines.longalign.parts import LongAlignParts, read_lora, write_lora
 from pipelines.longalign.publish import main as publish_main
 from pipelines.longalign.train import RECIPES, _reward
 from pipelines.longalign.train import main as train_main
@@ -32,6 +32,7 @@ from pipelines.longalign.train_reward import RewardTask
 from pipelines.storybook.text import build_clip_tokenizer, build_t5_tokenizer
 from pipelines.storybook.train_sd import SCHEDULE
 from pipelines.training.loop import LoopConfig, Run
+from pipelines.weights import lenders, verify_folder
 from tests.pipelines.longalign.conftest import MARKS, build_t5, build_vae, quiet, sd_parts
 
 
@@ -296,3 +297,27 @@ def test_a_missing_folder_is_one_clear_line(recipe, named, model, tmp_path):
     given = [] if recipe in ("align", "long-clip") else ["--parts", str(model)]
     with pytest.raises(SystemExit, match=named):
         train_main([recipe, "--state", str(tmp_path), "--threads", "1", *given])
+
+
+def test_a_t5_beside_the_model_is_lent_and_checked(model, t5, tmp_path):
+    """It isn't copied; where it is missing or another, loading and verifying say so."""
+    lender, folder = tmp_path / "flux", tmp_path / "sd"
+    shutil.copytree(t5, lender)
+    shutil.copytree(model, folder)
+    task = AlignTask(Sources(folder, lender), tmp_path / "cache", size=4)
+    (tmp_path / "state").mkdir()
+    torch.save(task.model.state_dict(), tmp_path / "state/ema.pt")
+    publish("align", tmp_path / "state", folder / "longalign", lender)
+    assert not (folder / "longalign/text_encoder_2").exists()
+    assert LongAlignParts.read(folder / "longalign").t5["folder"] == "flux"
+    assert verify_folder(folder) == [] and lenders(folder) == [lender]
+    pipe = LongAlignPipeline.from_pretrained(folder)
+    pipe.load_longalign(folder / "longalign")
+    lent, own = pipe.text_encoder_2.state_dict(), task.parts.text_encoder_2.state_dict()
+    assert all(lent[name].equal(own[name]) for name in own)
+    write_lora(folder / "longalign", "lcm", read_lora(folder / "longalign", "align"))
+    assert LongAlignParts.read(folder / "longalign").t5["folder"] == "flux"  # a later stage keeps it
+    (lender / "tokenizer_2/tokenizer_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="sd reads pages with the T5 of flux beside it, but .*tokenizer_2"):
+        LongAlignPipeline.from_pretrained(folder).load_longalign(folder / "longalign")
+    assert any("tokenizer_2/tokenizer_config.json has" in problem for problem in verify_folder(folder))

@@ -63,6 +63,25 @@ def test_positions_at_the_attention_leave_image_layers_alone():
 
 
 @torch.no_grad()
+def test_words_shift_each_frame_where_motion_is_embedded():
+    """At first nothing changes; later frames of a still clip differ, each text in its own way."""
+    image = stock_unet()
+    x, text = inputs(frames=1)
+    video = VidRDUNet3DModel.from_unet2d(image, add_motion_embed=True, add_temp_embed=False).eval()
+    expected = image(x[:, :, 0], 500, text).sample
+    same = x.expand(-1, -1, 4, -1, -1)
+    before = video(same, 500, text).sample
+    assert all(torch.allclose(before[:, :, f], expected, rtol=1e-4, atol=1e-4) for f in range(4))
+    torch.nn.init.normal_(video.temp_motion.out.weight, std=0.5)
+    after, other = video(same, 500, text).sample, video(same, 500, -text).sample
+    assert not torch.allclose(after[:, :, 0], after[:, :, 3], atol=1e-3)
+    ways = [film[:, :, 3] - film[:, :, 0] for film in (after, other)]
+    assert (ways[0] - ways[1]).abs().max() > 1e-3
+    torch.testing.assert_close(video(x, 500, text).sample[:, :, 0], expected, rtol=1e-5, atol=1e-5)
+    assert all(is_temporal(name) for name, _ in video.named_parameters() if "temp_motion" in name)
+
+
+@torch.no_grad()
 def test_videos_of_a_batch_do_not_see_each_other():
     model = tiny_unet()
     (x, text), (y, other) = inputs(seed=1), inputs(seed=2)
