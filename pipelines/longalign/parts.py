@@ -104,6 +104,8 @@ def t5_folder(folder: str | Path) -> Path | None:
     folder = Path(folder)
     if (folder / T5_PARTS[0]).is_dir():
         return folder
+    if LongAlignParts.read(folder).t5 is None:
+        return None
     return lender_of(folder.resolve().parent, LONGALIGN_T5, "reads pages with the T5 of")
 
 

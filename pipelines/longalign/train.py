@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--preference", type=Path, help="folder of the CLIP model that scores, or is stretched"
     )
-    parser.add_argument("--cache", type=Path, help="folder of the drawings' latents. Default: in --state")
+    parser.add_argument("--cache", type=Path, help="align, lcm: folder of latents. Default: in --state")
     parser.add_argument("--reweight", type=float, default=0.3, help="w: share of the text-irrelevant part")
     run_recipe(RECIPES, parser.parse_args(arguments))
 

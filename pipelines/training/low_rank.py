@@ -4,8 +4,6 @@ Source: the best approximation of a matrix of a given rank is its truncated sing
 (C. Eckart and G. Young, 1936).
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -71,7 +69,7 @@ def within_size(adapter: dict[str, Tensor], size: int) -> tuple[dict[str, Tensor
         out[other] = (left[:, :rank] * root).reshape(up.shape[0], rank, *up.shape[2:]).half().contiguous()
         kept += float(values[:rank].square().sum())
         whole += float(values.square().sum())
-    return out, kept / whole if math.isfinite(whole) and whole > 0 else 1.0
+    return out, kept / whole if whole else 1.0
 
 
 def _decompose(adapter: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -62,7 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--text", type=Path, help="video: folder whose text_encoder reads captions. Default: --parts"
     )
-    run_recipe(RECIPES, parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    if options.text is not None and options.recipe not in ("video", "video-attention"):
+        parser.error("--text is for video and video-attention")
+    run_recipe(RECIPES, options)
 
 
 if __name__ == "__main__":

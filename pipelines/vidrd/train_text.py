@@ -10,7 +10,7 @@ what a denoiser reads is padding). All states before stay as they are, since ima
     python -m pipelines.vidrd.publish text --state DIR --folder assets/weights/storybook-video \
         --parts assets/weights/storybook-sd
 
-Five minutes of one core. The denoiser is trained with it afterwards (`video-attention --text FOLDER`).
+Three minutes of one core. The denoiser is trained with it afterwards (`video-attention --text FOLDER`).
 """
 
 import copy
