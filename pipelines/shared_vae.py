@@ -11,7 +11,8 @@ from typing import Any
 
 from pipelines.weights import SHARED_VAE, differences, lender_of, list_files
 
-LENDER = "storybook-vae"
+LENDER = "storybook-sd"
+PART = "vae"
 
 
 def vae_beside(vae: Path, folder: Path) -> dict[str, Any] | None:
@@ -21,9 +22,9 @@ def vae_beside(vae: Path, folder: Path) -> dict[str, Any] | None:
         vae: folder of the autoencoder that the model was trained on.
         folder: model folder.
     Returns:
-        None: `storybook-vae` isn't beside the folder or holds other files, so the autoencoder is copied.
+        None: `storybook-sd` isn't beside the folder or holds another one, so the autoencoder is copied.
     """
-    files = list_files(vae)
+    files = {f"{PART}/{name}": facts for name, facts in list_files(vae).items()}
     is_other = differences(folder.resolve().parent / LENDER, files)
     return None if is_other else {"folder": LENDER, "files": files}
 
@@ -41,7 +42,7 @@ def load_shared_vae(folder: str | Path, dtype: Any = None) -> Any:
         return None
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL.from_pretrained(lender, use_safetensors=True, **dtype_option(dtype, "vae"))
+    return AutoencoderKL.from_pretrained(lender / PART, use_safetensors=True, **dtype_option(dtype, PART))
 
 
 def dtype_option(dtype: Any, part: str) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def open_vae(folder: Path) -> Any:
     """The autoencoder of a model folder, its own or the one beside it."""
     from diffusers import AutoencoderKL
 
-    return load_shared_vae(folder) or AutoencoderKL.from_pretrained(folder / "vae")
+    return load_shared_vae(folder) or AutoencoderKL.from_pretrained(folder / PART)
 
 
 class SharesVae:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.compose.sketching import ALIGNED, LONGEST_TEXT, sketches
-from pipelines.longalign.parts import LongAlignParts
+from pipelines.longalign.parts import LongAlignParts, t5_folder
 from pipelines.longalign.plan import WHERE_MEANT, Cut, PromptPlan, PromptSettings
 from pipelines.longalign.planner import SegmentPlanner, WholePlanner, block_rows, read_syntax
 from pipelines.longalign.prompt_weights import rewrite_words, uses_syntax
@@ -147,19 +147,18 @@ def _summed_up(encoder: Encoder, text: str, first: PromptLength) -> PromptLength
 
 
 def _by_sentences(folder: Path, encoder: Encoder, text: str) -> list[PromptLength]:
-    """CLIP of Stable Diffusion: at once as in training, or by sentences; aligned weights always do so."""
+    """CLIP of Stable Diffusion: at once as in training, or by sentences."""
     settings = PromptSettings(weights=WHERE_MEANT, max_rows=LONGEST_TEXT)
-    aligned = _aligned_settings(folder / ALIGNED, settings)
     whole = WholePlanner(encoder.reader, settings)
     draft = whole.draft(text)
     fits = len(draft.segments[0].runs[0]) <= encoder.reader.room
-    if fits and aligned is None and not uses_syntax(text):
+    if fits and not uses_syntax(text):
         return [_length(encoder, whole.place(draft, encoder.reader.window), settings, "whole")]
-    settings = aligned or settings
+    settings = _aligned_settings(folder / ALIGNED, settings) or settings
     planner = SegmentPlanner([encoder.reader], settings)
     segments = planner.draft(text)
     needed = [planner.needed_rows(segments)]
-    t5 = _encoder(folder / ALIGNED / "tokenizer_2", settings.max_rows)
+    t5 = _aligned_t5(folder / ALIGNED, settings.max_rows)
     beside = None
     if t5 is not None and (folder / ALIGNED / "adapter").is_dir():
         beside = WholePlanner(t5.reader, settings)
@@ -179,6 +178,15 @@ def _aligned_settings(folder: Path, settings: PromptSettings) -> PromptSettings 
         return None
     overflow = "truncate" if parts.mode == "official" else "grow"
     return replace(settings, mode=parts.mode, rows=parts.rows, overflow=overflow)
+
+
+def _aligned_t5(folder: Path, window: int) -> Encoder | None:
+    """T5 of LongAlign's weights, theirs or a lent one; None where they have none, or it isn't there."""
+    try:
+        source = t5_folder(folder)
+    except ValueError:
+        return None
+    return None if source is None else _encoder(source / "tokenizer_2", window)
 
 
 def _length(encoder: Encoder, plan: PromptPlan, settings: PromptSettings, reading: str) -> PromptLength:

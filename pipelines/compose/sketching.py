@@ -7,7 +7,7 @@ Free of torch until something is loaded: forecasts ask here too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -107,20 +107,32 @@ def _set_adapters(unet: Any, strengths: Mapping[str, float]) -> None:
 
 
 @contextmanager
-def _distilled(pipeline: Any) -> Iterator[None]:
-    """For one picture: LongAlign's LoRAs for few steps, as far as they are there, and their scheduler."""
+def _acting(pipeline: Any, stages: Collection[str]) -> Iterator[None]:
+    """For one picture: these of LongAlign's LoRAs, as far as they are there, and none of its others."""
     from pipelines.compass.support import adapter_scales
-    from pipelines.longalign.parts import FEW_STEPS, LORA_NAMES
+    from pipelines.longalign.parts import LORA_NAMES
 
-    scheduler, before = pipeline.scheduler, adapter_scales(pipeline.unet)
-    few = {name: float(name in FEW_STEPS) for name in before if name in LORA_NAMES}
-    pipeline.use_few_steps()
-    _set_adapters(pipeline.unet, {**before, **few})
+    before = adapter_scales(pipeline.unet)
+    own = {name: float(name in stages) for name in before if name in LORA_NAMES}
+    _set_adapters(pipeline.unet, {**before, **own})
     try:
         yield
     finally:
-        pipeline.register_modules(scheduler=scheduler)
         _set_adapters(pipeline.unet, before)
+
+
+@contextmanager
+def _distilled(pipeline: Any) -> Iterator[None]:
+    """For one picture: LongAlign's LoRAs for few steps, and their scheduler."""
+    from pipelines.longalign.parts import FEW_STEPS
+
+    scheduler = pipeline.scheduler
+    pipeline.use_few_steps()
+    try:
+        with _acting(pipeline, FEW_STEPS):
+            yield
+    finally:
+        pipeline.register_modules(scheduler=scheduler)
 
 
 def sketch(
@@ -137,21 +149,23 @@ def sketch(
     Args:
         few: paint by the distilled weights; see `is_distilled`.
 
-    What CLIP reads at once is encoded as in training; longer texts, and those with emphasis or `BREAK`,
-    sentence by sentence, as all of them are once the weights are aligned to that.
+    What CLIP reads at once is encoded and painted as in training; longer texts, and those with emphasis or
+    `BREAK`, sentence by sentence, with the weights that are aligned to that, as all are that take few steps.
     """
     from diffusers import StableDiffusionPipeline
 
     from pipelines.longalign.prompt_weights import uses_syntax
 
     fits = len(pipeline.tokenizer(prompt, verbose=False).input_ids) <= CLIP_LIMIT
-    if fits and not pipeline.is_aligned and not uses_syntax(prompt):
+    at_once = fits and not few and not uses_syntax(prompt)
+    if at_once:
         asked, plain = StableDiffusionPipeline.encode_prompt(pipeline, prompt, pipeline.device, 1, True)
         plans: Any = ()
     else:
         asked, plain = pipeline.encode_prompt(prompt, pipeline.device, 1, True)
         plans = pipeline.plans
-    with tenor_positions(pipeline, plans[0] if plans else ()), _distilled(pipeline) if few else nullcontext():
+    acting = _distilled(pipeline) if few else _acting(pipeline, ()) if at_once else nullcontext()
+    with tenor_positions(pipeline, plans[0] if plans else ()), acting:
         result = pipeline(
             prompt_embeds=asked,
             negative_prompt_embeds=plain,

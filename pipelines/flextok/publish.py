@@ -1,7 +1,7 @@
 """Turn averaged weights into a model folder: `python -m pipelines.flextok.publish flextok --state DIR ...`.
 
 One folder holds the tokenizer (vae, encoder, decoder) and, once it is trained, the generator (transformer,
-text_encoder, tokenizer): `FlexTokPipeline` and `FlexARPipeline` both load it. Where `storybook-vae` beside it
+text_encoder, tokenizer): `FlexTokPipeline` and `FlexARPipeline` both load it. Where `storybook-sd` beside it
 holds the same autoencoder, the index names that one instead of a copy.
 """
 

@@ -28,7 +28,7 @@ from pipelines.longalign.measures import (
     look,
 )
 from pipelines.longalign.pages import Page, held_out_pages
-from pipelines.longalign.parts import FEW_STEPS, FULL_PICTURE, INDEX, LongAlignParts
+from pipelines.longalign.parts import FEW_STEPS, FULL_PICTURE, INDEX, T5_PARTS, LongAlignParts
 from pipelines.longalign.pipeline_longalign import LongAlignPipeline
 from pipelines.storybook.guidance import SD_GUIDANCE
 from pipelines.storybook.judging import WEIGHTS, Answers, evaluation_parser, weights_key
@@ -102,10 +102,15 @@ class Setting:
     seeds: int
 
     def key(self, reading: Reading) -> str:
-        """Changes with everything that changes the pictures or the judge."""
-        folders = [self.folder, self.judge]
-        folders += [path for path in (self.longalign, self.long_clip) if path is not None]
-        return weights_key(*folders, extra=f"{reading.name}/{self.steps}/{self.guidance}")
+        """Changes with whatever changes this reading's pictures or the judge, and with nothing else."""
+        folders, facts = [self.folder, self.judge], f"{reading.name}/{self.steps}/{self.guidance}"
+        if reading.loras and self.longalign is not None:
+            parts = LongAlignParts.read(self.longalign)
+            folders += [self.longalign / name for name in (*reading.loras, *T5_PARTS, "adapter")]
+            facts += f"/{parts.mode}/{parts.rows}/{parts.t5}"
+        if reading.long_clip and self.long_clip is not None:
+            folders.append(self.long_clip)
+        return weights_key(*folders, extra=facts)
 
 
 class Painter:

@@ -32,8 +32,6 @@ PURPOSE = {
     "instrument for measuring detail.",
     "storybook-video": "Films Storybook scenes from text, clip after clip: layers along time over "
     "`storybook-sd`, which has to lie beside it; `VidRDPipeline` opens both as one.",
-    "storybook-vae": "Autoencoder of Storybook pictures: 8 px a latent, 16 channels of mean 0 and "
-    "deviation 1.",
 }
 
 

@@ -64,7 +64,7 @@ COMPARED = ("--variant", "plain=none", "--variant", "compass=auto")
 ROWS = (
     Row("storybook-eyes", "pipelines.storybook.evaluate_parts", ("eyes",)),
     Row("storybook-judge", "pipelines.storybook.evaluate_parts", ("judge",)),
-    Row("storybook-vae", "pipelines.storybook.evaluate_parts", ("vae",)),
+    Row("storybook-sd/vae", "pipelines.storybook.evaluate_parts", ("vae",)),
     Row("storybook-clip", "pipelines.storybook.evaluate_parts", ("clip",)),
     Row("storybook-flux", "pipelines.scale_dit.evaluate", paints=True),
     Row("storybook-flux/fast-lora", "pipelines.scale_dit.evaluate_fast", paints=True),
@@ -84,7 +84,7 @@ ROWS = (
         ("--clip", str(WEIGHTS / "storybook-clip")),
         paints=True,
         shows=("right_with_all", "fewest_with_90", "psnr_grows", "kind_and_colour"),
-        needs=("storybook-clip", "storybook-vae"),
+        needs=("storybook-clip", "storybook-sd/vae"),
     ),
     Row(
         "storybook-video",

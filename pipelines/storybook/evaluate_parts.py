@@ -39,7 +39,7 @@ def autoencoder(n: int) -> Table:
     from pipelines.storybook.scene import SceneMix
     from pipelines.storybook.train_vae import HELD_OUT_SEED, mean_psnr, reconstruct
 
-    vae = AutoencoderKL.from_pretrained(WEIGHTS / "storybook-vae").eval()
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "storybook-sd/vae").eval()
     scenes, figures = SceneMix(held_out=True), {}
     for side in SIDES:
         mix = CropMix(((side, 1.0),), min(side, 256), 0.8)

@@ -1,4 +1,4 @@
-"""Recipe of `storybook-vae`: AutoencoderKL, f8, 16 channels."""
+"""Recipe of the autoencoder that all models share: AutoencoderKL, f8, 16 channels."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -8,7 +8,7 @@ import torch
 
 from pipelines import FlexTokPipeline
 from pipelines.flextok import publish
-from pipelines.shared_vae import LENDER, load_shared_vae, open_vae, vae_beside
+from pipelines.shared_vae import LENDER, PART, load_shared_vae, open_vae, vae_beside
 from pipelines.weights import SHARED_VAE, files_beside, lenders, list_files, verify_folder
 from tests.pipelines.flextok.conftest import tiny_models
 
@@ -17,10 +17,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture
 def weights(build_vae, tmp_path):
-    """A directory with `storybook-vae`, half precision as published, and its copy in a stock folder."""
+    """A directory with `storybook-sd`, half precision as published, and a copy in another stock folder."""
     torch.manual_seed(5)
-    build_vae().half().save_pretrained(tmp_path / LENDER)
-    shutil.copytree(tmp_path / LENDER, tmp_path / "storybook-flux/vae")
+    build_vae().half().save_pretrained(tmp_path / LENDER / PART)
+    shutil.copytree(tmp_path / LENDER / PART, tmp_path / "storybook-flux/vae")
     (tmp_path / LENDER / "README.md").write_text("a card")
     return tmp_path
 
@@ -49,9 +49,9 @@ def change_index(folder, shared):
 def test_only_the_same_bytes_are_shared(weights):
     vae, folder = weights / "storybook-flux/vae", weights / "new"
     shared = vae_beside(vae, folder)
-    assert shared == {"folder": LENDER, "files": list_files(vae)}
-    assert set(shared["files"]) == {"config.json", WEIGHTS}  # not the card of the lender
-    file = weights / LENDER / WEIGHTS
+    assert shared == {"folder": LENDER, "files": {f"vae/{k}": v for k, v in list_files(vae).items()}}
+    assert set(shared["files"]) == {"vae/config.json", f"vae/{WEIGHTS}"}  # not the card of the lender
+    file = weights / LENDER / PART / WEIGHTS
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -85,29 +85,29 @@ def test_saving_elsewhere_writes_it_whole(borrower, tmp_path):
 
 def test_a_missing_or_other_neighbour_is_told_in_one_line(borrower, weights):
     assert verify_folder(borrower) == [] and lenders(borrower) == [borrower.parent / LENDER]
-    file = weights / LENDER / WEIGHTS
+    file = weights / LENDER / PART / WEIGHTS
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    expected = f"../{LENDER}/{WEIGHTS} is damaged (its checksum differs)"
+    expected = f"../{LENDER}/{PART}/{WEIGHTS} is damaged (its checksum differs)"
     assert verify_folder(borrower) == [expected]
     with pytest.raises(ValueError, match="storybook-flextok has no autoencoder of its own") as error:
         FlexTokPipeline.from_pretrained(borrower)
     assert str(error.value).endswith(expected) and "\n" not in str(error.value)
     shutil.rmtree(weights / LENDER)
-    assert verify_folder(borrower)[0] == f"../{LENDER}/config.json is missing"
-    with pytest.raises(ValueError, match="uses that of storybook-vae beside it, but .* is missing"):
+    assert verify_folder(borrower)[0] == f"../{LENDER}/{PART}/config.json is missing"
+    with pytest.raises(ValueError, match="uses that of storybook-sd beside it, but .* is missing"):
         FlexTokPipeline.from_pretrained(borrower)
 
 
 @pytest.mark.parametrize(
     "shared",
     [
-        None, [], "storybook-vae", {}, {"folder": "storybook-vae"}, {"folder": "storybook-vae", "files": {}},
+        None, [], "storybook-sd", {}, {"folder": "storybook-sd"}, {"folder": "storybook-sd", "files": {}},
         {"folder": "..", "files": {"config.json": {"sha256": "0", "bytes": 1}}},
         {"folder": "../else", "files": {"config.json": {"sha256": "0", "bytes": 1}}},
         {"folder": "/etc", "files": {"config.json": {"sha256": "0", "bytes": 1}}},
-        {"folder": "storybook-vae", "files": {"../x": {"sha256": "0", "bytes": 1}}},
-        {"folder": "storybook-vae", "files": {"config.json": {"sha256": "0"}}},
+        {"folder": "storybook-sd", "files": {"../x": {"sha256": "0", "bytes": 1}}},
+        {"folder": "storybook-sd", "files": {"config.json": {"sha256": "0"}}},
         {"folder": 3, "files": {"config.json": {"sha256": "0", "bytes": 1}}},
     ],
 )  # fmt: skip

@@ -118,7 +118,7 @@ class Borrower(DrawingPainter):
 @pytest.mark.parametrize(
     ("model", "kind", "lender", "key"),
     [
-        ("tokens", "FluxPipeline", "storybook-vae", "_shared_vae"),
+        ("tokens", "FluxPipeline", "storybook-sd", "_shared_vae"),
         ("film", "FluxPipeline", "storybook-sd", "_image_model"),
         ("storybook-mine", "StableDiffusionPipeline", "storybook-flux", ""),  # which enlarges its pictures
     ],

@@ -82,8 +82,7 @@ def test_rows_and_cuts_are_those_of_the_plans(kind, saved_folder, small):
         outside = first.rows - sum(sentence.rows for sentence in first.sentences)
         assert outside == (0 if first.reading == "sentences" else len(first.encoder) // 2)
     page = {"emphasis", "page", "book", "one long sentence"}
-    expected = {"flux": page, "sd": {*page, "cjk"}}.get(kind, set(PROMPTS))
-    assert divided == expected
+    assert divided == (page if kind == "flux" else {*page, "cjk"})
     assert sketches(folder) == (kind != "flux")
 
 

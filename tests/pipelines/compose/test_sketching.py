@@ -176,7 +176,10 @@ def distilled(weights, tmp_path_factory):
     return folder
 
 
-def stock(folder, loras, steps, *, few):
+PAGE = f"{PROMPT}. " * 12
+
+
+def stock(folder, loras, steps, *, few, prompt=PROMPT):
     """What LongAlign's own pipeline paints with these LoRAs."""
     from pipelines import LongAlignPipeline
 
@@ -189,7 +192,7 @@ def stock(folder, loras, steps, *, few):
     seed = torch.Generator().manual_seed(1)
     return np.asarray(
         pipe(
-            PROMPT, height=64, width=64, num_inference_steps=steps, generator=seed,
+            prompt, height=64, width=64, num_inference_steps=steps, generator=seed,
             guidance_scale=0.0 if few else sketching.SD_GUIDANCE,
         ).images[0]
     )  # fmt: skip
@@ -198,16 +201,27 @@ def stock(folder, loras, steps, *, few):
 def test_few_steps_take_the_distilled_stages_and_more_the_full_ones(distilled):
     small = {"width": 64, "height": 64}
     model = load_model(distilled)
-    full = run(model, steps=9, **small)
+    full = run(model, prompt=PAGE, steps=9, **small)
     few, again = (run(model, steps=4, **small) for _ in range(2))
     assert full.warnings == () and few.warnings == (painting.FEW_REMARK,)
     assert np.array_equal(pixels(few), stock(distilled, ("align", "lcm", "reward_lcm"), 4, few=True))
     assert np.array_equal(pixels(few), pixels(again))
     # and afterwards everything is as it was
-    assert np.array_equal(pixels(run(model, steps=9, **small)), pixels(full))
-    assert np.array_equal(pixels(full), stock(distilled, ("align", "reward"), 9, few=False))
+    assert np.array_equal(pixels(run(model, prompt=PAGE, steps=9, **small)), pixels(full))
+    expected = stock(distilled, ("align", "reward"), 9, few=False, prompt=PAGE)
+    assert np.array_equal(pixels(full), expected)
     work = {steps: count_work(distilled, 64, 64, steps)[1].stages[0] for steps in (8, 9)}
     assert work[9] / 9 == 2 * work[8] / 8
+
+
+def test_a_short_prompt_is_painted_as_without_aligned_weights(distilled, weights):
+    aligned, plain = load_model(distilled), load_model(weights / "mine")
+    small = {"width": 64, "height": 64, "steps": 9}
+    before = adapter_scales(aligned.sketcher.unet)
+    assert np.array_equal(pixels(run(aligned, **small)), pixels(run(plain, **small)))
+    assert adapter_scales(aligned.sketcher.unet) == before
+    page = {"prompt": PAGE, **small}
+    assert not np.array_equal(pixels(run(aligned, **page)), pixels(run(plain, **page)))
 
 
 def test_a_stopped_picture_of_few_steps_leaves_the_full_stages_behind(distilled):
@@ -226,9 +240,10 @@ def test_without_distilled_weights_few_steps_are_guided(distilled, tmp_path):
     shutil.rmtree(folder / "longalign" / "lcm")
     shutil.rmtree(folder / "longalign" / "reward_lcm")
     LongAlignParts("smart", 80, ("align", "reward")).write(folder / "longalign")
-    painted = run(load_model(folder), steps=4, width=64, height=64)
+    painted = run(load_model(folder), prompt=PAGE, steps=4, width=64, height=64)
     assert painted.warnings == () and not sketching.is_distilled(folder, 4)
-    assert np.array_equal(pixels(painted), stock(folder, ("align", "reward"), 4, few=False))
+    expected = stock(folder, ("align", "reward"), 4, few=False, prompt=PAGE)
+    assert np.array_equal(pixels(painted), expected)
 
 
 def test_a_damaged_folder_is_refused(weights, tmp_path):

@@ -153,7 +153,7 @@ def test_a_run_becomes_a_folder_and_the_folder_a_run(published, parts, tmp_path)
 
 
 def test_the_autoencoder_beside_is_named_instead_of_copied(published, parts, tmp_path):
-    shutil.copytree(parts / "vae", tmp_path / "storybook-vae")
+    shutil.copytree(parts / "vae", tmp_path / "storybook-sd/vae")
     common = ["--folder", str(published), "--parts", str(parts)]
     publish.main(["flextok", "--state", str(tmp_path / "first"), *common])
     assert not (published / "vae").exists()
@@ -165,7 +165,7 @@ def test_the_autoencoder_beside_is_named_instead_of_copied(published, parts, tmp
     Run(task, slice_of(FAST, samples=4), tmp_path / "ar").train()
     publish.main(["flexar", "--state", str(tmp_path / "ar"), *common])
     assert not (published / "vae").exists() and FlexARPipeline.from_pretrained(published).vae is not None
-    (tmp_path / "storybook-vae/config.json").write_text("{}")  # other bytes: a copy again
+    (tmp_path / "storybook-sd/vae/config.json").write_text("{}")  # other bytes: a copy again
     publish.main(["flextok", "--state", str(tmp_path / "first"), *common])
     assert (published / "vae").is_dir() and FlexARPipeline.from_pretrained(published).vae is not None
 

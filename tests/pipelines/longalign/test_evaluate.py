@@ -12,7 +12,7 @@ from pipelines.longalign import encoding_time, evaluate
 from pipelines.longalign.baselines import encode_chunks, encode_truncated
 from pipelines.longalign.evaluate import Painter, readings
 from pipelines.longalign.lora import lora_modules
-from pipelines.longalign.parts import LORA_NAMES, LongAlignParts, write_lora
+from pipelines.longalign.parts import LORA_FILE, LORA_NAMES, LongAlignParts, write_lora
 from pipelines.storybook.detector import StorybookJudge
 from pipelines.storybook.text import build_clip_tokenizer
 from pipelines.storybook.train_sd import SCHEDULE
@@ -75,6 +75,22 @@ def test_a_table_is_measured_kept_and_resumed(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "Painter", refuse)
     evaluate.main(arguments(folders, tmp_path, *only, "--out", out))
     assert json.loads(out.read_text())["readings"] == table["readings"]
+
+
+def test_answers_are_kept_until_what_they_come_from_changes(folders, tmp_path):
+    setting = evaluate.setting_of(parsed(arguments(folders, tmp_path)))
+    before = {reading.name: setting.key(reading) for reading in readings(LORA_NAMES)}
+    assert len(set(before.values())) == len(before)
+    lora = setting.longalign / "lcm" / LORA_FILE
+    kept = lora.read_bytes()
+    lora.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    changed = {name for name, key in before.items() if setting.key(named(name)) != key}
+    lora.write_bytes(kept)
+    assert changed == {"4 steps", "4 steps + reward"}
+
+
+def named(name):
+    return next(reading for reading in readings(LORA_NAMES) if reading.name == name)
 
 
 def test_an_untrained_stretch_is_called_so(folders, tmp_path, monkeypatch, capsys):

@@ -27,8 +27,8 @@ def test_every_row_of_the_design_is_there():
     rows = {row.name: row for row in ROWS}
     assert len(rows) == len(ROWS)  # so no two write into one file
     wanted = (
-        "eyes judge vae clip flux flux/fast-lora flux/detail flux/scale-dit-lora flux/compass-lora sd "
-        "sd/compass sd/longalign flextok video"
+        "eyes judge clip flux flux/fast-lora flux/detail flux/scale-dit-lora flux/compass-lora sd "
+        "sd/vae sd/compass sd/longalign flextok video"
     )
     assert {f"storybook-{name}" for name in wanted.split()} == set(rows)
 
