@@ -107,12 +107,18 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 def save_text_parts(
     folder: Path, model: torch.nn.Module, tokenizer: Any, model_name: str, tokenizer_name: str
 ) -> None:
+    """Save an encoder and its tokenizer into two parts of a model folder."""
+    save_text_model(folder / model_name, model)
+    tokenizer.save_pretrained(folder / tokenizer_name)
+
+
+def save_text_model(folder: Path, model: torch.nn.Module) -> None:
     """Save in half precision, but with `"dtype": "float32"` in the config.
 
     transformers loads in the stored dtype otherwise, and an fp16 text encoder can't feed an fp32 transformer.
     """
-    model.half().save_pretrained(folder / model_name, safe_serialization=True)
-    config_path = folder / model_name / "config.json"
+    model.half().save_pretrained(folder, safe_serialization=True)
+    config_path = folder / "config.json"
     config = json.loads(config_path.read_text())
     config.pop("torch_dtype", None)
     config["dtype"] = "float32"
@@ -120,4 +126,3 @@ def save_text_parts(
         if part in config:
             config[part]["dtype"] = "float32"
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    tokenizer.save_pretrained(folder / tokenizer_name)

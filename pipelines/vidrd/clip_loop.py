@@ -12,7 +12,15 @@ import torch
 
 from pipelines.vidrd.handover import Handover, closing_frames, closing_selection
 from pipelines.vidrd.noise import NoiseSource
-from pipelines.vidrd.trajectory import FRAMES, Guide, Recorder, Trajectory, head_guide, starting_latents
+from pipelines.vidrd.trajectory import (
+    FRAMES,
+    Guide,
+    Recorder,
+    Trajectory,
+    finished_frames,
+    head_guide,
+    starting_latents,
+)
 
 
 class ClipDenoiser(Protocol):
@@ -25,7 +33,11 @@ class ClipDenoiser(Protocol):
     temporal_ratio: int
 
     def predict(self, x: torch.Tensor, timestep: torch.Tensor, condition: Any) -> torch.Tensor:
-        """What the sampler's `step` expects, in the shape and dtype of `x`."""
+        """What the sampler's `step` expects, in the shape and dtype of `x`.
+
+        Args:
+            timestep: one number, or `[B, N]` where some frames are given clean.
+        """
 
 
 @dataclass
@@ -154,6 +166,12 @@ class ClipLoop:
         latents = self._denoise(plan, x, guides, recorders)
         assert keep.trajectory is not None
         opening = recorders[1].trajectory if plan.opens_loop else None
+        if plan.next_handover.clean:
+            overlap = plan.next_handover.overlap
+            met = plan.next_handover.sources(num_frames)[:overlap]
+            keep.trajectory.steps = finished_frames(latents, met)
+            if opening is not None:
+                opening.steps = finished_frames(latents, closing_frames(plan.next_handover))
         entered = plan.handover if previous is not None else None
         return ClipLatents(plan.index, latents, keep.trajectory, opening, entered, plan.closes_loop)
 
@@ -164,16 +182,26 @@ class ClipLoop:
     def _denoise(
         self, plan: ClipPlan, x: torch.Tensor, guides: Sequence[Guide], recorders: Sequence[Recorder]
     ) -> torch.Tensor:
-        timesteps = self.scheduler.timesteps
+        timesteps, standing = self.scheduler.timesteps, [guide for guide in guides if guide.clean]
         scale = getattr(self.scheduler, "scale_model_input", lambda sample, _: sample)
         for call, timestep in enumerate(timesteps):
             for guide in guides:
-                guide.apply(call, x)
+                if not guide.clean:
+                    guide.apply(call, x)
             for recorder in recorders:
                 recorder.record(call, x)
-            prediction = self.denoiser.predict(scale(x, timestep), timestep, plan.condition_at(call))
+            given, times = scale(x, timestep), timestep
+            if standing:
+                given, times = given.clone(), timestep.expand(len(x), x.shape[FRAMES]).clone()
+            for guide in standing:
+                guide.apply(call, given)
+                guide.mark(times)
+            prediction = self.denoiser.predict(given, times, plan.condition_at(call))
             before, out = x, self.scheduler.step(prediction, timestep, x)
             x = out.prev_sample
+            if call + 1 == len(timesteps):
+                for guide in standing:
+                    guide.apply(call, x)
             if self.report is not None:
                 clean = estimate(self.scheduler, out, prediction, before, call)
                 step = Step(plan.index, call, len(timesteps), timestep, x, clean)
@@ -185,7 +213,8 @@ class ClipLoop:
 def ending_from(opening: Trajectory, handover: Handover) -> tuple[Guide, torch.Tensor]:
     """Guide and starting latents of the last frames of a loop, from its first clip."""
     frames = torch.tensor(closing_frames(handover), dtype=torch.long, device=opening.start.device)
-    return Guide(opening.steps, at_end=True), opening.start.index_select(FRAMES, frames)
+    guide = Guide(opening.steps, at_end=True, clean=bool(handover.clean))
+    return guide, opening.start.index_select(FRAMES, frames)
 
 
 def estimate(scheduler: Any, out: Any, prediction: torch.Tensor, x: torch.Tensor, call: int) -> torch.Tensor:

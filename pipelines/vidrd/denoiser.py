@@ -46,7 +46,8 @@ class UNetDenoiser:
         if not self.is_split:
             try:
                 texts = torch.cat([condition.negative, condition.text])
-                plain, asked = self._run(torch.cat([x, x]), timestep, texts).chunk(2)
+                both = torch.cat([timestep, timestep]) if timestep.ndim else timestep
+                plain, asked = self._run(torch.cat([x, x]), both, texts).chunk(2)
             except torch.OutOfMemoryError:
                 self.is_split = True
         if self.is_split:

@@ -20,7 +20,8 @@ class ClipSettings:
 
     Attributes:
         prompt: holds on for the following clips.
-        overlap_frames, noise_recycle, denoise_guidance: of this clip's hand-over (`Handover`).
+        overlap_frames, noise_recycle, denoise_guidance: of this clip's hand-over (`Handover`); the last two
+            ask for staged guidance.
         guidance_scale: how much the text counts in this clip.
         seed: noise of this clip alone.
     """
@@ -133,7 +134,10 @@ class FilmPlan:
                 "recycle": own.noise_recycle,
                 "guidance": own.denoise_guidance,
             }
-            handover = replace(handover, **{k: v for k, v in given.items() if v is not None})
+            asked = {k: v for k, v in given.items() if v is not None}
+            if asked.keys() - {"overlap"}:
+                asked["clean"] = False  # staged guidance is meant
+            handover = replace(handover, **asked)
             scale = self.guidance_scale if own.guidance_scale is None else own.guidance_scale
             settled.append(ClipOrder(prompts, handover, scale, own.seed, is_change))
         return settled

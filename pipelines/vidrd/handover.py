@@ -10,12 +10,17 @@ Two orders:
 * "chronological": frame f starts from frame N - M + f. The first M frames are the old clip's last M once more
   and are left out, so motion goes on forward.
 
+Two ways to meet: staged guidance, in which frames are set to the old trajectory before each call and let go
+one by one; or clean, in which they are the old frames themselves in every call, told apart by times of their
+own (Diffusion Forcing, arXiv 2407.01392). Weights have to know the second (`VidRDUNet3DModel.knows_context`);
+then a network sees where its motion has come to, which noisy frames hardly show while that is decided.
+
 Source: arXiv 2309.03549 (VidRD): frame-level noise reversion, past-dependent noise sampling, denoising with
 staged guidance. The chronological order is this project's.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,15 @@ class Handover:
         guidance: beta in [0, 1]: share of the calls in which the first frame is set to the old trajectory;
             later frames are let go earlier.
         order: "chronological" or "mirror".
+        clean: the frames that meet are the old ones themselves; `recycle` and `guidance` play no part then.
+            None: where the weights know that, and the order is chronological.
     """
 
     overlap: int = 4
     recycle: float = 4.0
     guidance: float = 0.4
     order: str = "chronological"
+    clean: bool | None = None
 
     def __post_init__(self) -> None:
         if self.order not in ("chronological", "mirror"):
@@ -53,6 +61,20 @@ class Handover:
                 f"overlap_frames is {self.overlap}; {self.order} clips of {num_frames} allow 0 to {most}"
             )
 
+    def settled(self, knows_context: bool) -> "Handover":
+        """With `clean` decided.
+
+        Args:
+            knows_context: whether the weights have learned to go on from clean frames.
+        Raises:
+            ValueError: clean frames are asked of weights that don't know them.
+        """
+        if self.clean and not knows_context:
+            raise ValueError("clean is True; these weights have not learned to go on from clean frames")
+        if self.clean is not None:
+            return self
+        return replace(self, clean=knows_context and self.order == "chronological")
+
     def sources(self, num_frames: int) -> list[int]:
         """For each frame of the new clip the frame of the old one whose noise it starts from."""
         if self.order == "mirror":
@@ -65,12 +87,16 @@ class Handover:
 
     def guided_frames(self, calls: int) -> list[int]:
         """For each call the number of guided frames; they are the first ones, frame 0 longest."""
+        if self.clean:
+            return [self.overlap] * calls
         steps = guided_steps(calls, self.overlap, self.guidance)
         counts = [sum(step > call for step in steps) for call in range(calls)]
         return [count for count in counts if count]
 
     def selection(self, num_frames: int, calls: int) -> list[list[int]]:
-        """Frames of the old clip that guidance needs, for each guided call."""
+        """Frames of the old clip's way that guidance needs, for each guided call; clean ones need none."""
+        if self.clean:
+            return []
         sources = self.sources(num_frames)
         return [sources[:count] for count in self.guided_frames(calls)]
 
@@ -88,6 +114,8 @@ def closing_selection(handover: Handover, num_frames: int, calls: int) -> list[l
     The very last frame is guided longest. In mirror order it meets frame 0 again; in chronological order the
     last M frames are the first M once more.
     """
+    if handover.clean:
+        return []
     counts = handover.guided_frames(calls)
     if handover.order == "mirror":
         return [list(range(count - 1, -1, -1)) for count in counts]

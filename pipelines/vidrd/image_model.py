@@ -25,7 +25,7 @@ LAYERS = "own_layers.safetensors"
 LENT = ("text_encoder", "tokenizer", "unet", "vae")
 TEMPORAL_OPTIONS = (
     "add_temp_conv", "add_temp_embed", "temp_embed_at", "add_temp_attn_only_on_upblocks",
-    "add_motion_embed", "prepend_first_frame",
+    "add_motion_embed", "knows_context", "prepend_first_frame",
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from pipelines.vidrd.handover import Handover
 from pipelines.vidrd.image_model import LiesOverImageModel
 from pipelines.vidrd.noise import NoiseSource, PublishedNoise, SeededNoise, Shape
 from pipelines.vidrd.output import VideoOutput
-from pipelines.vidrd.trajectory import FRAMES, Guide, Trajectory, made_up_trajectory
+from pipelines.vidrd.trajectory import FRAMES, Guide, Trajectory, finished_frames, made_up_trajectory
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MAX_SIDE = 4096
@@ -135,12 +135,12 @@ class VidRDPipeline(LiesOverImageModel, DiffusionPipeline):
         Raises:
             ValueError: sizes that the model can't paint, a start that is too short, a damaged store.
         """
-        shape, orders = self.latent_shape(plan), plan.clips()
+        shape, (plan, orders) = self.latent_shape(plan), self._settled(plan)
         loop = self._loop(plan, noise or _seeded(plan, shape), report)
         texts = texts or Texts(self.encode_prompt)
         previous, first_handover = None, None
         if start:
-            first_handover = PICTURE_HANDOVER if len(start) == 1 else orders[0].handover
+            first_handover = self._picture_handover if len(start) == 1 else orders[0].handover
             previous = self._start_trajectory(loop, plan, start, first_handover)
         opening: Trajectory | None = None
         for number, order in enumerate(orders):
@@ -192,7 +192,7 @@ class VidRDPipeline(LiesOverImageModel, DiffusionPipeline):
             raise ValueError(
                 "the first clip of a loop can't be filmed again alone: the last one leads back to it"
             )
-        shape, orders = self.latent_shape(plan), plan.clips()
+        shape, (plan, orders) = self.latent_shape(plan), self._settled(plan)
         old = store.load(number, self._execution_device, any_settings=True).clip
         loop = self._loop(plan, _seeded(plan, shape), report)
         calls, previous, ending = loop.prepare(), None, None
@@ -200,7 +200,7 @@ class VidRDPipeline(LiesOverImageModel, DiffusionPipeline):
         if number:
             previous = store.load(number - 1, self._execution_device, any_settings=True).clip.trajectory
         elif start:
-            handover = PICTURE_HANDOVER if len(start) == 1 else handover
+            handover = self._picture_handover if len(start) == 1 else handover
             previous = self._start_trajectory(loop, plan, start, handover)
         following = _following(plan, orders, number)
         if old.closes:
@@ -223,6 +223,21 @@ class VidRDPipeline(LiesOverImageModel, DiffusionPipeline):
         for later in range(number + 1, store.count()):
             store.relabel(later)
         return finished
+
+    @property
+    def knows_context(self) -> bool:
+        """Whether the weights go on from clean frames."""
+        return bool(getattr(self.unet.config, "knows_context", False))
+
+    @property
+    def _picture_handover(self) -> Handover:
+        return replace(PICTURE_HANDOVER, clean=self.knows_context)
+
+    def _settled(self, plan: FilmPlan) -> tuple[FilmPlan, list[ClipOrder]]:
+        """The plan and its clips with hand-overs as these weights do them."""
+        knows = self.knows_context
+        orders = [replace(order, handover=order.handover.settled(knows)) for order in plan.clips()]
+        return replace(plan, handover=plan.handover.settled(knows)), orders
 
     def latent_shape(self, plan: FilmPlan) -> Shape:
         """`[B, C, F, h, w]` of a film's clips.
@@ -265,7 +280,10 @@ class VidRDPipeline(LiesOverImageModel, DiffusionPipeline):
         latents = latents.expand(len(plan.prompts), -1, -1, -1, -1)
         noise = loop.noise.fresh(START_NUMBER).to(latents)
         calls = loop.prepare()
-        return made_up_trajectory(loop.scheduler, latents, noise, handover.selection(count, calls))
+        trajectory = made_up_trajectory(loop.scheduler, latents, noise, handover.selection(count, calls))
+        if handover.clean:
+            trajectory.steps = finished_frames(latents, handover.sources(count)[: handover.overlap])
+        return trajectory
 
     def _finish(self, clip: ClipLatents) -> FinishedClip:
         """Decode the whole clip, then keep the frames that are shown."""
@@ -286,8 +304,8 @@ class VidRDPipeline(LiesOverImageModel, DiffusionPipeline):
         num_inference_steps: int = 50,
         guidance_scale: float = 7.5,
         overlap_frames: int = 4,
-        noise_recycle: float = 4.0,
-        denoise_guidance: float = 0.4,
+        noise_recycle: float | None = None,
+        denoise_guidance: float | None = None,
         order: str = "chronological",
         schedule: Mapping[int, ClipSettings | str] | None = None,
         prompt_fade: float = 0.2,
@@ -315,6 +333,8 @@ class VidRDPipeline(LiesOverImageModel, DiffusionPipeline):
             num_inference_steps: of each clip. guidance_scale: classifier-free; 1 or less switches it off.
             overlap_frames, noise_recycle, denoise_guidance, order: `Handover`. In "chronological" order the
                 overlap is shown once, in "mirror" order (the paper's) motion runs back at the borders.
+                Recycle and guidance (4.0 and 0.4) ask for staged guidance; without them, weights that know
+                how go on from the clean frames.
             schedule: clip number from 0 -> text (holds from there on) or `ClipSettings`.
             prompt_fade: share of a clip's steps in which a changed prompt fades in.
             is_loop: the end leads back to the beginning.
@@ -365,7 +385,7 @@ class VidRDPipeline(LiesOverImageModel, DiffusionPipeline):
             num_frames=num_frames,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
-            handover=Handover(overlap_frames, noise_recycle, denoise_guidance, order),
+            handover=_asked_handover(overlap_frames, noise_recycle, denoise_guidance, order),
             settings=read_settings(schedule),
             prompt_fade=prompt_fade,
             is_loop=is_loop,
@@ -432,9 +452,19 @@ def _following(plan: FilmPlan, orders: Sequence[ClipOrder], number: int) -> Hand
     return orders[number + 1].handover if number + 1 < len(orders) else plan.handover
 
 
+def _asked_handover(overlap: int, recycle: float | None, guidance: float | None, order: str) -> Handover:
+    """As arguments say; staged guidance is asked for by naming how much of it."""
+    asked = {"recycle": recycle, "guidance": guidance}
+    staged: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    return Handover(overlap, order=order, clean=False if staged else None, **staged)
+
+
 def _old_ending(loop: ClipLoop, old: ClipLatents, handover: Handover) -> tuple[Guide, torch.Tensor]:
     """Guide towards the last frames of an earlier version of a clip; the very last is guided longest."""
     start, last = old.trajectory.start, old.latents.shape[FRAMES]
+    if handover.clean:
+        tail = range(last - handover.overlap, last)
+        return Guide(finished_frames(old.latents, tail), True, True), start[:, :, last - handover.overlap :]
     counts = handover.guided_frames(len(loop.scheduler.timesteps))
     selection = [list(range(last - count, last)) for count in counts]
     noise = start / getattr(loop.scheduler, "init_noise_sigma", 1.0)

@@ -16,6 +16,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from pipelines.storybook.publish import SHARD, averaged
+from pipelines.storybook.text import save_text_model
 from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
 from pipelines.vidrd.image_model import LAYERS, image_model_beside, open_unet, save_layers
 from pipelines.vidrd.interpolation import interpolation_unet
@@ -60,7 +61,7 @@ def publish_text(state: Path, folder: Path, parts: Path) -> None:
     encoder = CLIPTextModel.from_pretrained(parts / "text_encoder")
     encoder.load_state_dict({name: value.float() for name, value in averaged(state).items()})
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "text_encoder", lambda part: encoder.half().save_pretrained(part))
+    _replace(folder / "text_encoder", lambda part: save_text_model(part, encoder))
 
 
 def untouched(image: Any, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ assets/weights/storybook-video` goes on over a newer image model.
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,8 @@ NUM_FRAMES = 8
 DROPOUT = 0.1
 EARLY_SHARE = 0.5  # so many samples more than evenly lie close to pure noise, where the text decides
 MOTION_WEIGHT = 4.0  # of the error in how frames differ from their mean, beside the whole error
+CONTEXT_SHARE = 0.6  # of the samples go on from frames that are there already
+CONTEXT_NOISE = 150  # steps of noise on those at most: what a film has made itself is not quite clean
 HELD_OUT_SEED = 900_061
 HELD_OUT_COUNT = 32
 SHEET_STEPS = 16
@@ -67,6 +70,7 @@ TEMPORAL: dict[str, Any] = {
     "add_temp_embed": True,
     "temp_embed_at": "attention",
     "add_motion_embed": True,
+    "knows_context": True,
 }
 # the paper trains these layers of the image model as well
 ATTENTION_PARTS = (".attn1.", ".attn2.")
@@ -113,6 +117,7 @@ class VideoTask:
     Who moves where is a small part of a clip's error: most of it is what the first frame shows already. So
     the error in how frames differ from their mean counts again (appearance-debiased loss, arXiv 2310.08465),
     and half of the samples are the others played backwards, with the same noise and the opposite words.
+    Many samples have their first or last frames given, nearly clean, each frame's time says which.
 
     Args:
         parts: model folder of `storybook-sd` (unet, vae, text encoder, tokenizer, scheduler).
@@ -170,21 +175,39 @@ class VideoTask:
                 noise[forwards + row], times[forwards + row] = noise[row], times[row]
             if rng.random() < DROPOUT:
                 texts[row] = texts[-1] = ""
-        return self._error(self.model, sample, texts, noise, times)
+        rngs = [sample_rng(self.seed + 3, first_sample + row) for row in range(batch)]
+        given = torch.stack([draw_context(rng, NUM_FRAMES) for rng in rngs])
+        known = torch.randint(0, CONTEXT_NOISE, (batch,), generator=generator)
+        return self._error(self.model, sample, texts, noise, times, given, known)
 
     def _error(
-        self, unet: nn.Module, sample: "_Sample", texts: list[str], noise: torch.Tensor, times: torch.Tensor
+        self,
+        unet: nn.Module,
+        sample: "_Sample",
+        texts: list[str],
+        noise: torch.Tensor,
+        times: torch.Tensor,
+        given: torch.Tensor,
+        known: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss and figures of the frames that are not `given` (`[B, F]`); those are at the times `known`."""
         noisy, target = noisy_and_target(self.sampler, sample.x, noise, times)
+        nearly_clean, _ = noisy_and_target(self.sampler, sample.x, noise, known)
+        noisy = torch.where(given[:, None, :, None, None], nearly_clean, noisy)
+        frame_times = torch.where(given, known[:, None], times[:, None])
         device, dtype = runtime_device()
         answer = unet(
-            noisy.to(device, dtype), times.to(device), self.text.encode(texts).to(device, dtype)
+            noisy.to(device, dtype), frame_times.to(device), self.text.encode(texts).to(device, dtype)
         ).sample
-        difference = answer.float() - target.to(device)
+        free = (~given).to(device)[:, None, :, None, None]
+        share = free.float().mean(2, keepdim=True)
+        difference = (answer.float() - target.to(device)) * free
         error = difference.square().mean(1)
-        motion = (difference - difference.mean(2, keepdim=True)).square().mean(1)
-        loss = ((error + MOTION_WEIGHT * motion) * sample.weights.to(device)).mean()
-        return loss, {"error": float(error.detach().mean()), "motion_error": float(motion.detach().mean())}
+        motion = ((difference - difference.mean(2, keepdim=True) / share) * free).square().mean(1)
+        weights = sample.weights.to(device) / share[:, 0]
+        loss = ((error + MOTION_WEIGHT * motion) * weights).mean()
+        figures = {"error": error / share[:, 0], "motion_error": motion / share[:, 0]}
+        return loss, {name: float(value.detach().mean()) for name, value in figures.items()}
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
         """Error on held-out clips with fixed noise, and how the sheet's films move."""
@@ -197,7 +220,11 @@ class VideoTask:
             generator = torch.Generator().manual_seed(first)
             noise = torch.randn(sample.x.shape, generator=generator)
             times = draw_times(self.sampler, len(texts), generator)
-            figures.append(self._error(model, sample, texts, noise, times)[1])
+            given = torch.zeros(2, len(texts), NUM_FRAMES, dtype=torch.bool)
+            given[1, :, : NUM_FRAMES // 2] = True
+            clean = torch.zeros_like(times)
+            alone, after = (self._error(model, sample, texts, noise, times, part, clean)[1] for part in given)
+            figures.append({**alone, **{f"{name}_with_context": value for name, value in after.items()}})
         films = sample_clips(model, self.text, self.vae, self.sampler, list(SHEET_PROMPTS), 5, SHEET_STEPS)
         rows = [np.concatenate([np.asarray(frame) for frame in film], axis=1) for film in films]
         Image.fromarray(np.concatenate(rows)).save(folder / "sheet.png")
@@ -207,6 +234,19 @@ class VideoTask:
             "flow_px": sum(report.flow_px for report in reports) / len(reports),
             "warp_error": sum(report.warp_error for report in reports) / len(reports),
         }
+
+
+def draw_context(rng: Random, num_frames: int) -> torch.Tensor:
+    """Which frames of a sample are given, `[F]` bool: none, the first, the last, or some of both."""
+    given = torch.zeros(num_frames, dtype=torch.bool)
+    if rng.random() < CONTEXT_SHARE:
+        where = rng.choice(("head", "head", "head", "both", "tail"))
+        most = num_frames // 2 if where != "both" else num_frames // 4
+        if where != "tail":
+            given[: rng.randint(1, most)] = True
+        if where != "head":
+            given[num_frames - rng.randint(1, most) :] = True
+    return given
 
 
 @dataclass(frozen=True)

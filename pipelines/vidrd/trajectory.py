@@ -21,7 +21,8 @@ class Trajectory:
 
     Attributes:
         start: latents at the first call, `[B, C, N, h, w]`, in the clip's own frame order.
-        steps: for each guided call the chosen frames, `[B, C, m, h, w]`, in the order of the selection.
+        steps: for each guided call the chosen frames, `[B, C, m, h, w]`, in the order of the selection; for a
+            clean hand-over the finished frames alone.
     """
 
     start: torch.Tensor
@@ -58,26 +59,35 @@ class Guide:
     Attributes:
         steps: for each guided call `[B, C, m, h, w]`.
         at_end: they belong to the last m frames instead of the first.
+        clean: there is one step, finished frames that hold in all calls.
     """
 
     steps: Sequence[torch.Tensor]
     at_end: bool = False
+    clean: bool = False
 
     def apply(self, call: int, x: torch.Tensor) -> None:
         """Overwrite frames of `x` in place."""
+        call = 0 if self.clean else call
         if call < len(self.steps):
             value = self.steps[call]
-            first = x.shape[FRAMES] - value.shape[FRAMES] if self.at_end else 0
-            x.narrow(FRAMES, first, value.shape[FRAMES]).copy_(value)
+            x[:, :, self._frames(x.shape[FRAMES], value.shape[FRAMES])] = value
+
+    def mark(self, times: torch.Tensor) -> None:
+        """Set the times `[B, F]` of clean frames to 0 in place."""
+        times[:, self._frames(times.shape[1], self.steps[0].shape[FRAMES])] = 0
+
+    def _frames(self, num_frames: int, count: int) -> slice:
+        return slice(num_frames - count, num_frames) if self.at_end else slice(0, count)
 
 
 def head_guide(previous: Trajectory, handover: Handover, calls: int) -> Guide:
-    """Staged guidance of a clip's first frames by the clip before.
+    """Guidance of a clip's first frames by the clip before.
 
     Raises:
         ValueError: the trajectory was kept for a hand-over with less guidance.
     """
-    wanted = handover.guided_frames(calls)
+    wanted = handover.guided_frames(calls)[: 1 if handover.clean else None]
     kept = [step.shape[FRAMES] for step in previous.steps]
     if len(kept) < len(wanted) or any(have < want for have, want in zip(kept, wanted, strict=False)):
         raise ValueError(
@@ -85,7 +95,7 @@ def head_guide(previous: Trajectory, handover: Handover, calls: int) -> Guide:
             f"denoise_guidance={handover.guidance} need; choose smaller values or film it again"
         )
     steps = zip(previous.steps, wanted, strict=False)
-    return Guide([step.narrow(FRAMES, 0, count) for step, count in steps])
+    return Guide([step.narrow(FRAMES, 0, count) for step, count in steps], clean=bool(handover.clean))
 
 
 def starting_latents(
@@ -96,7 +106,11 @@ def starting_latents(
     Args:
         fresh: noise of the new clip, in the scale of the sampler's first call.
         as_published: with M = N mix all frames (the released code's slice wraps around) instead of none.
+    Returns:
+        For a clean hand-over all of the new noise: the old one holds where things were.
     """
+    if handover.clean:
+        return fresh
     old = _pick(previous.start, handover.sources(previous.start.shape[FRAMES]))
     keep, new = noise_shares(handover.recycle)
     overlap = 0 if as_published and handover.overlap == old.shape[FRAMES] else handover.overlap
@@ -121,6 +135,11 @@ def made_up_trajectory(
 
     steps = [_pick(at(call), frames) for call, frames in enumerate(selection)]
     return Trajectory(at(0), steps)
+
+
+def finished_frames(latents: torch.Tensor, frames: Iterable[int]) -> list[torch.Tensor]:
+    """The one step of a clean hand-over: frames of a finished clip."""
+    return [_pick(latents, frames)]
 
 
 def _pick(x: torch.Tensor, frames: Iterable[int]) -> torch.Tensor:

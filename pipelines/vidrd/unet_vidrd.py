@@ -57,6 +57,8 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
             temporal attention reads, so that image layers are left alone.
         add_temp_attn_only_on_upblocks: no temporal attention in down and mid blocks.
         add_motion_embed: the text shifts the time embedding of each frame (`MotionEmbedding`; ours).
+        knows_context: the weights have seen clean frames among noisy ones, told by the times of frames (as in
+            Diffusion Forcing, arXiv 2407.01392), so a clip can go on from frames that are there already.
         prepend_first_frame: self-attention of frame f sees frames 0 and f - 1 instead of itself.
         add_temp_transformer: must be False (its published form mixes up axes unless it does nothing).
         Others: as in `UNet2DConditionModel`.
@@ -97,6 +99,7 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         temp_embed_at: str = "residual",
         add_temp_attn_only_on_upblocks: bool = False,
         add_motion_embed: bool = False,
+        knows_context: bool = False,
         prepend_first_frame: bool = False,
         add_temp_transformer: bool = False,
     ) -> None:
@@ -163,7 +166,8 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
 
         Args:
             sample: `[B, C, F, H, W]`.
-            timestep: one number, or `[B]`.
+            timestep: one number, `[B]`, or `[B, F]`: frames may be at noise levels of their own (only with
+                weights that were trained so: `knows_context`).
             encoder_hidden_states: text `[B, L, J]`; all frames of a video read the same.
         Returns:
             `sample`, `[B, C_out, F, H, W]`.
@@ -172,8 +176,10 @@ class VidRDUNet3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         if self.config.center_input_sample:
             sample = 2 * sample - 1.0
         # 1. time
-        times = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(batch)
-        emb = self.time_embedding(self.time_proj(times).to(sample.dtype))[:, None]  # [B, 1 or F, E]
+        times = torch.as_tensor(timestep, device=sample.device)
+        times = (times if times.ndim == 2 else times.reshape(-1, 1)).expand(batch, -1)
+        emb = self.time_embedding(self.time_proj(times.flatten()).to(sample.dtype))
+        emb = emb.unflatten(0, times.shape)  # [B, 1 or F, E]
         if self.config.add_motion_embed and num_frames > 1:
             emb = emb + self.temp_motion(encoder_hidden_states, num_frames)
         # 2. down

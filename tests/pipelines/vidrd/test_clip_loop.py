@@ -57,6 +57,39 @@ def test_a_new_clip_begins_with_the_old_ones_noise_and_is_guided_in_stages(order
     assert first.shown() == (0, 8)
 
 
+@pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler(), FlowMatchEulerDiscreteScheduler()])
+def test_clean_frames_stand_in_every_call_and_their_times_say_so(scheduler):
+    handover = Handover(3, clean=True)
+    denoiser, loop = loop_of(scheduler)
+    times = []
+    predict = denoiser.predict
+    denoiser.predict = lambda x, t, condition: times.append(t) or predict(x, t, condition)
+    first = loop.film(plan(0, handover))
+    second = loop.film(plan(1, handover), first.trajectory)
+    given = first.latents[:, :, 5:]
+    assert second.latents[:, :, :3].equal(given) and second.shown() == (3, 8)
+    calls = len(loop.scheduler.timesteps)
+    assert len(denoiser.given) == 2 * calls and all(time.ndim == 0 for time in times[:calls])
+    for x, time, whole in zip(denoiser.given[calls:], times[calls:], loop.scheduler.timesteps, strict=True):
+        assert x[:, :, :3].equal(given) and time.tolist() == [[0.0] * 3 + [float(whole)] * 5]
+    # all noise is new: the old one holds where things were
+    start = SeededNoise(SHAPE, (5,)).fresh(1)[:, :, 3:] * getattr(loop.scheduler, "init_noise_sigma", 1.0)
+    scaled = getattr(loop.scheduler, "scale_model_input", lambda x, _: x)
+    loop.prepare()
+    assert denoiser.given[calls][:, :, 3:].equal(scaled(start, loop.scheduler.timesteps[0]))
+
+
+def test_a_clean_loop_ends_where_it_began():
+    handover = Handover(2, clean=True)
+    _, loop = loop_of()
+    first = loop.film(plan(0, handover, opens_loop=True))
+    last = loop.film(
+        plan(1, handover, closes_loop=True), first.trajectory, ending_from(first.opening, handover)
+    )
+    assert last.latents[:, :, 6:].equal(first.latents[:, :, :2]) and last.shown() == (2, 6)
+    assert last.latents[:, :, :2].equal(first.latents[:, :, 6:])
+
+
 def test_what_is_kept_does_not_grow_with_the_film():
     frame = SHAPE[1] * SHAPE[3] * SHAPE[4]
     handover = Handover(4, 4.0, 0.4)

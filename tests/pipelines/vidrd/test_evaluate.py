@@ -209,7 +209,7 @@ def test_a_sheet_shows_whole_films_with_labels_also_when_all_answers_are_there(t
         assert (label < 120).any(), f"{name} has no label"
         strip = sheet[top + 5, film_sheet.LABEL_PX :]
         shown = (strip[:, 1:] == 0).all(1)  # the films are red, the paper is white
-        frames = 20 if name in ("chronological", "overlap only") else 32
+        frames = 32 if name in ("mirror", "independent") else 20
         assert shown.sum() == film_sheet.HEIGHT_PX * frames
         wide = np.convolve(~shown[: np.flatnonzero(shown)[-1]], np.ones(film_sheet.GAP_PX), "valid")
         assert (wide == film_sheet.GAP_PX).sum() == 3  # where four clips meet

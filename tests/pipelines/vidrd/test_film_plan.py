@@ -28,7 +28,7 @@ def test_prompts_hold_until_they_change_and_changes_let_go_of_the_old_clip():
 def test_a_clips_own_settings_win():
     own = ClipSettings("a dog", overlap_frames=1, noise_recycle=7.0, denoise_guidance=0.9, guidance_scale=2.0)
     clip = film_plan(num_clips=2, settings={1: own}).clips()[1]
-    assert (clip.handover, clip.guidance_scale) == (Handover(1, 7.0, 0.9), 2.0)
+    assert (clip.handover, clip.guidance_scale) == (Handover(1, 7.0, 0.9, clean=False), 2.0)
 
 
 def test_frames_are_counted_as_they_are_shown():

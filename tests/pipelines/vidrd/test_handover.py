@@ -58,6 +58,16 @@ def test_bad_handovers_are_refused(options, message):
         Handover(**options)
 
 
+def test_clean_frames_are_for_weights_that_know_them():
+    assert Handover().settled(True).clean and not Handover().settled(False).clean
+    assert not Handover(order="mirror").settled(True).clean and not Handover(clean=False).settled(True).clean
+    with pytest.raises(ValueError, match="these weights have not learned to go on from clean frames"):
+        Handover(clean=True).settled(False)
+    clean = Handover(4, clean=True)
+    assert clean.selection(8, 10) == [] and closing_selection(clean, 8, 10) == []
+    assert clean.guided_frames(3) == [4, 4, 4]
+
+
 def test_a_clip_cannot_be_nothing_but_overlap():
     Handover(8, order="mirror").check(8)
     Handover(7).check(8)

@@ -9,9 +9,10 @@ from diffusers import AutoencoderKL, UNetMotionModel
 from PIL import Image
 
 from pipelines import VidRDPipeline
-from pipelines.vidrd.film_plan import ClipSettings
+from pipelines.vidrd.film_plan import ClipSettings, FilmPlan
+from pipelines.vidrd.handover import Handover
 from pipelines.vidrd.pipeline_vidrd import middle_crop
-from tests.pipelines.vidrd.conftest import VAE, shake, tiny_pipeline
+from tests.pipelines.vidrd.conftest import VAE, shake, tiny_pipeline, tiny_unet
 
 OPTIONS = {"num_frames": 4, "overlap_frames": 2, "num_inference_steps": 3, "denoise_guidance": 0.7}
 
@@ -126,6 +127,36 @@ def test_a_loop_leads_back(video_pipeline):
     open_end = film(video_pipeline, num_clips=2, overlap_frames=1)
     assert np.array_equal(pixels(out.clips[0][0]), pixels(open_end.clips[0][0]))
     assert not np.array_equal(pixels(out.clips[0][1]), pixels(open_end.clips[0][1][:2]))
+
+
+def test_weights_that_know_context_go_on_from_the_frames_themselves(video_pipeline):
+    pipeline = tiny_pipeline(unet=tiny_unet(knows_context=True))
+    options = {**OPTIONS, "denoise_guidance": None, "num_clips": 3, "output_type": "latent"}
+
+    def clips(pipeline, **more):
+        generator = torch.Generator().manual_seed(1)
+        finished = []
+        pipeline("a red ball", generator=generator, **{**options, **more},
+                 callback_on_clip_end=lambda _, clip: finished.append(clip.clip))  # fmt: skip
+        return finished
+
+    first, second, third = clips(pipeline)
+    for before, after in ((first, second), (second, third)):
+        assert after.handover.clean and after.latents[:, :, :2].equal(before.latents[:, :, 2:])
+    staged = clips(pipeline, denoise_guidance=0.4)[1]  # who names its strength asks for staged guidance
+    assert not staged.handover.clean and not staged.latents[:, :, :2].equal(first.latents[:, :, 2:])
+    assert not clips(pipeline, order="mirror")[1].handover.clean
+    assert not clips(video_pipeline)[1].handover.clean  # other weights know nothing else
+    picture = Image.new("RGB", (32, 32), (200, 30, 30))
+    (begun, *_) = clips(pipeline, image=picture)
+    encoded = pipeline.encode_pictures([picture], 32, 32)
+    torch.testing.assert_close(begun.latents[:, :, :1], encoded)
+    assert begun.shown() == (0, 4)
+    *_, closing = clips(pipeline, overlap_frames=1, is_loop=True)
+    opening = clips(pipeline, overlap_frames=1)[0]
+    assert closing.latents[:, :, 3:].equal(opening.latents[:, :, :1])
+    with pytest.raises(ValueError, match="have not learned to go on from clean frames"):
+        next(video_pipeline.film(FilmPlan(("a",), ("",), (1,), 32, 32, handover=Handover(2, clean=True))))
 
 
 def test_callbacks_count_steps_over_all_clips_and_see_clips_as_they_finish(video_pipeline):

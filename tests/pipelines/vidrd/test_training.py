@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from random import Random
 from types import SimpleNamespace
 
 import numpy as np
@@ -171,6 +172,7 @@ def test_the_text_encoder_learns_words_of_motion_and_films_with_them(parts, cach
     video.evaluate()
     publish.main(["video", "--state", str(tmp_path / "video"), *words[2:]])
     pipeline = VidRDPipeline.from_pretrained(folder)
+    assert pipeline.text_encoder.dtype == pipeline.unet.dtype == torch.float32
     own = pipeline.text_encoder.state_dict()
     trained = task.text.encoder.state_dict()
     assert own.keys() == trained.keys() and all(own[name].equal(trained[name]) for name in own)
@@ -218,7 +220,7 @@ def test_half_of_the_samples_are_the_others_backwards_with_the_opposite_words(pa
     task.stream = clip_latents.ClipStream(task.vae, cache, 6, mix=mix, seed=8)
     seen = {}
 
-    def record(unet, sample, texts, noise, times):
+    def record(unet, sample, texts, noise, times, given, known):
         seen.update(x=sample.x, weights=sample.weights, texts=texts, noise=noise, times=times)
         return noise.sum(), {}
 
@@ -247,11 +249,43 @@ def test_errors_of_motion_count_again(parts, cache, monkeypatch):
     task.sampler = ddim(prediction_type="epsilon")
     noise, times = torch.zeros(1, 16, 8, 8, 8), torch.tensor([5])
     sample = train_video._Sample(noise, torch.ones(1, 8, 8, 8))
+    none = torch.zeros(1, 8, dtype=torch.bool)
     changing = torch.tensor([1.0, -1.0] * 4).view(1, 1, 8, 1, 1)
     for error, times_counted in ((torch.ones(1), 1.0), (changing, 1.0 + train_video.MOTION_WEIGHT)):
         answer = SimpleNamespace(sample=noise + error)
-        loss, figures = task._error(lambda *_, a=answer: a, sample, ["a"], noise, times)
+        loss, figures = task._error(lambda *_, a=answer: a, sample, ["a"], noise, times, none, times)
         assert float(loss) == pytest.approx(times_counted) and figures["error"] == pytest.approx(1.0)
+
+
+def test_given_frames_are_shown_nearly_clean_and_not_asked_for(parts, cache):
+    task = VideoTask(parts, cache, size=1, object_weight=1.0)
+    task.sampler = ddim(prediction_type="epsilon")
+    generator = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(1, 16, 8, 8, 8, generator=generator) for _ in range(2))
+    sample, given = train_video._Sample(x, torch.ones(1, 8, 8, 8)), torch.arange(8)[None] < 3
+    shown = []
+
+    def unet(noisy, times, text):
+        shown.append((noisy.float(), times))
+        wrong = torch.where(given[:, None, :, None, None], 50.0, 1.0)  # where nothing is asked, anything goes
+        return SimpleNamespace(sample=noise + wrong)
+
+    late, clean = torch.tensor([900]), torch.tensor([0])
+    loss, figures = task._error(unet, sample, ["a"], noise, late, given, clean)
+    assert float(loss) == pytest.approx(1.0) and figures["error"] == pytest.approx(1.0)
+    (noisy, times), head = shown[0], slice(0, 3)
+    assert times.tolist() == [[0] * 3 + [900] * 5]
+    assert (noisy[:, :, head] - x[:, :, head]).abs().mean() < 0.05
+    assert (noisy[:, :, 3:] - noise[:, :, 3:]).abs().mean() < 0.6
+
+
+def test_samples_have_frames_given_at_the_head_at_the_tail_or_none():
+    rngs = [Random(seed) for seed in range(400)]
+    drawn = {tuple(train_video.draw_context(rng, 8).tolist()) for rng in rngs}
+    heads = {tuple(index < count for index in range(8)) for count in range(5)}
+    tails = {row[::-1] for row in heads}
+    both = {tuple(i < a or i >= 8 - b for i in range(8)) for a in (1, 2) for b in (1, 2)}
+    assert drawn == heads | tails | both
 
 
 def test_the_temporal_decoder_learns_and_only_it(decoder_parts, tmp_path):

@@ -82,6 +82,17 @@ def test_words_shift_each_frame_where_motion_is_embedded():
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_frames_may_have_times_of_their_own():
+    unet = tiny_unet()
+    x, text = torch.randn(2, 4, 4, 4, 4), torch.randn(2, 5, 16)
+    even = unet(x, torch.tensor([7, 500]), text).sample
+    same = unet(x, torch.tensor([[7] * 4, [500] * 4]), text).sample
+    torch.testing.assert_close(same, even, rtol=1e-5, atol=1e-5)
+    other = unet(x, torch.tensor([[0, 7, 7, 7]]), text).sample
+    assert not torch.allclose(other[0], even[0], atol=1e-3)
+
+
 def test_videos_of_a_batch_do_not_see_each_other():
     model = tiny_unet()
     (x, text), (y, other) = inputs(seed=1), inputs(seed=2)
