@@ -54,7 +54,6 @@ JUDGED = "films 2"  # named anew when prompts or verdicts change, so that earlie
 # how clips go on from each other; None: not at all
 SYSTEMS: dict[str, Handover | None] = {
     "chronological": Handover(),
-    "staged guidance": Handover(clean=False),
     "mirror": Handover(order="mirror"),
     "overlap only": Handover(recycle=0.0, clean=False),
     "independent": None,

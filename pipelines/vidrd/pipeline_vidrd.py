@@ -208,6 +208,8 @@ class VidRDPipeline(LiesOverImageModel, DiffusionPipeline):
             ending = ending_from(opening, plan.handover) if opening is not None else None
         elif number + 1 < store.count():
             room = plan.num_frames - (handover.overlap if previous is not None else 0)
+            if following.clean:  # what is given clean can't change any more
+                room = max(1, room // 4)
             ending = _old_ending(
                 loop, old, replace(following, overlap=min(following.overlap, room), guidance=1.0)
             )

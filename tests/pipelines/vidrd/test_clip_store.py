@@ -10,6 +10,7 @@ from pipelines.vidrd.clip_loop import Stopped
 from pipelines.vidrd.clip_store import ClipStore
 from pipelines.vidrd.film_plan import ClipSettings, FilmPlan
 from pipelines.vidrd.handover import Handover
+from tests.pipelines.vidrd.conftest import tiny_pipeline, tiny_unet
 
 PLAN = FilmPlan(
     ("a red ball",), ("",), (3,), 32, 32, num_clips=4, num_frames=4, num_inference_steps=3,
@@ -107,6 +108,23 @@ def test_one_clip_is_filmed_again_and_its_neighbours_stay(video_pipeline, undist
         (latents[:, :, -1] - old.latents[:, :, -1]).abs().mean() for latents in (new.clip.latents, alone)
     ]
     assert distance[0] < 0.6 * distance[1]
+
+
+def test_clean_films_go_on_and_are_filmed_again(tmp_path):
+    pipeline = tiny_pipeline(unet=tiny_unet(knows_context=True))
+    plan = replace(PLAN, handover=Handover(2))
+    undisturbed = frames(pipeline, plan)
+    with pytest.raises(Stopped):
+        frames(pipeline, plan, ClipStore(tmp_path, plan, {}), report=stop_in_clip(2))
+    store = ClipStore(tmp_path, plan, {})
+    assert store.count() == 2 and same(frames(pipeline, plan, store), undisturbed) == [True] * 4
+    before, old = (store.load(number).clip.latents for number in (0, 1))
+    again = replace(plan, settings={1: ClipSettings(seed=77)})
+    new = pipeline.film_again(again, 1, ClipStore(tmp_path, again, {})).clip.latents
+    assert new[:, :, :2].equal(before[:, :, 2:]) and new[:, :, -1].equal(old[:, :, -1])
+    assert not new[:, :, 2].equal(old[:, :, 2])  # both ends are held, the rest is new
+    whole = frames(pipeline, again, ClipStore(tmp_path, again, {}))
+    assert same(whole, undisturbed) == [True, False, True, True]
 
 
 def test_another_prompt_for_one_clip_leaves_the_others_their_own(video_pipeline, tmp_path):
