@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.storybook.guidance import SD_GUIDANCE
+from pipelines.storybook.guidance import FILM_GUIDANCE
 from pipelines.weights import IMAGE_MODEL, files_beside
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MAX_CLIPS = 200
 MAX_SIDE = 1024
 SIZE_MULTIPLE = 16
 SMOOTH_FACTORS = (1, 2, 4)
-STORYBOOK_STEPS, STORYBOOK_GUIDANCE = 20, SD_GUIDANCE
+STORYBOOK_STEPS, STORYBOOK_GUIDANCE = 20, FILM_GUIDANCE
 STEPS, GUIDANCE = 50, 7.5  # of published weights
 # latent cells times weights a second, assumed until this process has filmed once
 FIRST_SPEED = 2.5e10

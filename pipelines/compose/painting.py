@@ -25,6 +25,7 @@ from pipelines.compose.sketching import (
     enlarger_of,
     is_distilled,
     load_sketcher,
+    reads_at_once,
     sketch,
     sketches,
 )
@@ -236,7 +237,10 @@ def paint(
     image: Image.Image | None = None
     unread: tuple[str, ...] = ()
     backend = "dense"
-    few = is_quick(model.folder, steps) if model.sketcher is None else is_distilled(model.folder, steps)
+    if model.sketcher is None:
+        few = is_quick(model.folder, steps)
+    else:
+        few = is_distilled(model.folder, steps) and not reads_at_once(model.sketcher, text)
     warnings += (FEW_REMARK,) if few else ()
     if model.sketcher is not None:
         image = sketch(model.sketcher, text, stages[0], steps, generator, watcher.on_sketch_step, few)

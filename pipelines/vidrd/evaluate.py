@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.storybook.guidance import SD_GUIDANCE
+from pipelines.storybook.guidance import FILM_GUIDANCE
 from pipelines.storybook.judging import CACHE, WEIGHTS, Answers, weights_key
 from pipelines.storybook.scene import is_held_out_pair
 from pipelines.storybook.verify import Share
@@ -388,7 +388,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--judge", type=Path, default=WEIGHTS / "storybook-judge")
     parser.add_argument("--n", type=int, default=50, help="prompts of each part, or clips")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=SD_GUIDANCE)
+    parser.add_argument("--guidance", type=float, default=FILM_GUIDANCE)
     parser.add_argument("--cache", type=Path, default=CACHE, help="answers are kept here; it resumes")
     parser.add_argument("--split", choices=PARTS_OF_SPLIT, help="films: one side of the held-out split")
     parser.add_argument("--sheet", type=Path, help="films: write a sheet of the first held-out films")

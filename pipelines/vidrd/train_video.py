@@ -35,7 +35,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pipelines.storybook.clip_latents import STREAM_SIZE, ClipEntry, ClipStream, moving_boxes
 from pipelines.storybook.clips import ClipMix, backwards, clip_caption
 from pipelines.storybook.dataset import sample_rng
-from pipelines.storybook.guidance import SD_GUIDANCE
+from pipelines.storybook.guidance import FILM_GUIDANCE
 from pipelines.storybook.latents import load_autoencoder
 from pipelines.training.command import load_weights
 from pipelines.training.group_norm import use_quick_group_norm
@@ -316,7 +316,7 @@ def sample_clips(
     prompts: list[str],
     seed: int,
     steps: int = SHEET_STEPS,
-    guidance: float = SD_GUIDANCE,
+    guidance: float = FILM_GUIDANCE,
 ) -> list[list[Image.Image]]:
     """One clip per prompt at the training size, decoded frame by frame (for sheets and metrics)."""
     parameter = next(unet.parameters())
