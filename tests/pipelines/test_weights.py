@@ -58,7 +58,7 @@ def test_a_model_that_nobody_describes_is_refused_and_nothing_is_written(listed)
 
 
 def test_every_model_of_storybook_has_a_purpose():
-    expected = {"flextok", "video", "flux", "sd", "vae", "clip", "eyes", "judge", "texture"}
+    expected = {"flextok", "video", "flux", "sd", "clip", "eyes", "judge", "texture"}
     assert {name.removeprefix("storybook-") for name in cards.PURPOSE} >= expected
 
 
