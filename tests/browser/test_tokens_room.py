@@ -64,19 +64,20 @@ def shown_job(page):
 
 def make_tokens(page, path):
     """Turn a picture file into tokens; the id of the job."""
-    before = shown_job(page) if room(page, ".t-token-table").is_visible() else ""
     room(page, "input[type=file]").set_input_files(str(path))
     room(page, ".t-dropzone.t-has").wait_for()
-    room(page, ".t-go").click()
+    with page.expect_response(lambda answer: answer.status == 202 and answer.url.endswith("/jobs")) as asked:
+        room(page, ".t-go").click()
+    job = asked.value.json()["job"]
     page.wait_for_function(
-        """([before, stops]) => {
+        """([job, stops]) => {
           const link = document.querySelector('.t-token-table a[href*="strip.fxtk"]');
           const slider = document.querySelector('.t-token-table input[type=range]');
-          return link && !(before && link.href.includes(before)) && Number(slider.max) === stops - 1;
+          return link?.href.includes(job) && Number(slider.max) === stops - 1;
         }""",
-        arg=[before, len(STOPS)],
+        arg=[job, len(STOPS)],
     )
-    return shown_job(page)
+    return job
 
 
 def tokens_of(full, job):
