@@ -17,7 +17,7 @@ from pipelines.vidrd.trajectory import (
     Guide,
     Recorder,
     Trajectory,
-    finished_frames,
+    clean_guide,
     head_guide,
     starting_latents,
 )
@@ -166,12 +166,9 @@ class ClipLoop:
         latents = self._denoise(plan, x, guides, recorders)
         assert keep.trajectory is not None
         opening = recorders[1].trajectory if plan.opens_loop else None
-        if plan.next_handover.clean:
-            overlap = plan.next_handover.overlap
-            met = plan.next_handover.sources(num_frames)[:overlap]
-            keep.trajectory.steps = finished_frames(latents, met)
-            if opening is not None:
-                opening.steps = finished_frames(latents, closing_frames(plan.next_handover))
+        for trajectory in (keep.trajectory, opening):
+            if trajectory is not None:
+                trajectory.finished = latents
         entered = plan.handover if previous is not None else None
         return ClipLatents(plan.index, latents, keep.trajectory, opening, entered, plan.closes_loop)
 
@@ -213,8 +210,10 @@ class ClipLoop:
 def ending_from(opening: Trajectory, handover: Handover) -> tuple[Guide, torch.Tensor]:
     """Guide and starting latents of the last frames of a loop, from its first clip."""
     frames = torch.tensor(closing_frames(handover), dtype=torch.long, device=opening.start.device)
-    guide = Guide(opening.steps, at_end=True, clean=bool(handover.clean))
-    return guide, opening.start.index_select(FRAMES, frames)
+    start = opening.start.index_select(FRAMES, frames)
+    if handover.clean:
+        return clean_guide(opening, closing_frames(handover), at_end=True), start
+    return Guide(opening.steps, at_end=True), start
 
 
 def estimate(scheduler: Any, out: Any, prediction: torch.Tensor, x: torch.Tensor, call: int) -> torch.Tensor:

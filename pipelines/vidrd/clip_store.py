@@ -185,4 +185,4 @@ def _tensors(name: str, trajectory: Trajectory) -> dict[str, torch.Tensor]:
 
 def _trajectory(tensors: Mapping[str, torch.Tensor], name: str) -> Trajectory:
     steps = [tensors[key] for key in sorted(tensors) if key.startswith(f"{name}.step")]
-    return Trajectory(tensors[f"{name}.start"], steps)
+    return Trajectory(tensors[f"{name}.start"], steps, tensors["latents"])

@@ -22,7 +22,7 @@ from pipelines.vidrd.handover import Handover
 from pipelines.vidrd.image_model import LiesOverImageModel
 from pipelines.vidrd.noise import NoiseSource, PublishedNoise, SeededNoise, Shape
 from pipelines.vidrd.output import VideoOutput
-from pipelines.vidrd.trajectory import FRAMES, Guide, Trajectory, finished_frames, made_up_trajectory
+from pipelines.vidrd.trajectory import FRAMES, Guide, Trajectory, clean_guide, made_up_trajectory
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MAX_SIDE = 4096
@@ -283,8 +283,7 @@ class VidRDPipeline(LiesOverImageModel, DiffusionPipeline):
         noise = loop.noise.fresh(START_NUMBER).to(latents)
         calls = loop.prepare()
         trajectory = made_up_trajectory(loop.scheduler, latents, noise, handover.selection(count, calls))
-        if handover.clean:
-            trajectory.steps = finished_frames(latents, handover.sources(count)[: handover.overlap])
+        trajectory.finished = latents
         return trajectory
 
     def _finish(self, clip: ClipLatents) -> FinishedClip:
@@ -466,7 +465,7 @@ def _old_ending(loop: ClipLoop, old: ClipLatents, handover: Handover) -> tuple[G
     start, last = old.trajectory.start, old.latents.shape[FRAMES]
     if handover.clean:
         tail = range(last - handover.overlap, last)
-        return Guide(finished_frames(old.latents, tail), True, True), start[:, :, last - handover.overlap :]
+        return clean_guide(old.trajectory, tail, at_end=True), start[:, :, last - handover.overlap :]
     counts = handover.guided_frames(len(loop.scheduler.timesteps))
     selection = [list(range(last - count, last)) for count in counts]
     noise = start / getattr(loop.scheduler, "init_noise_sigma", 1.0)

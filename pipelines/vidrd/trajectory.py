@@ -21,15 +21,16 @@ class Trajectory:
 
     Attributes:
         start: latents at the first call, `[B, C, N, h, w]`, in the clip's own frame order.
-        steps: for each guided call the chosen frames, `[B, C, m, h, w]`, in the order of the selection; for a
-            clean hand-over the finished frames alone.
+        steps: for each guided call the chosen frames, `[B, C, m, h, w]`, in the order of the selection.
+        finished: the clip itself, `[B, C, N, h, w]`, which clean hand-overs go on from.
     """
 
     start: torch.Tensor
     steps: list[torch.Tensor] = field(default_factory=list)
+    finished: torch.Tensor | None = None
 
     def elements(self) -> int:
-        """Numbers kept."""
+        """Numbers kept beside the clip itself."""
         return sum(tensor.numel() for tensor in (self.start, *self.steps))
 
 
@@ -87,7 +88,9 @@ def head_guide(previous: Trajectory, handover: Handover, calls: int) -> Guide:
     Raises:
         ValueError: the trajectory was kept for a hand-over with less guidance.
     """
-    wanted = handover.guided_frames(calls)[: 1 if handover.clean else None]
+    if handover.clean:
+        return clean_guide(previous, handover.sources(previous.start.shape[FRAMES])[: handover.overlap])
+    wanted = handover.guided_frames(calls)
     kept = [step.shape[FRAMES] for step in previous.steps]
     if len(kept) < len(wanted) or any(have < want for have, want in zip(kept, wanted, strict=False)):
         raise ValueError(
@@ -95,7 +98,13 @@ def head_guide(previous: Trajectory, handover: Handover, calls: int) -> Guide:
             f"denoise_guidance={handover.guidance} need; choose smaller values or film it again"
         )
     steps = zip(previous.steps, wanted, strict=False)
-    return Guide([step.narrow(FRAMES, 0, count) for step, count in steps], clean=bool(handover.clean))
+    return Guide([step.narrow(FRAMES, 0, count) for step, count in steps])
+
+
+def clean_guide(trajectory: Trajectory, frames: Iterable[int], at_end: bool = False) -> Guide:
+    """Frames of a finished clip, held in all calls."""
+    assert trajectory.finished is not None
+    return Guide([_pick(trajectory.finished, frames)], at_end, clean=True)
 
 
 def starting_latents(
@@ -135,11 +144,6 @@ def made_up_trajectory(
 
     steps = [_pick(at(call), frames) for call, frames in enumerate(selection)]
     return Trajectory(at(0), steps)
-
-
-def finished_frames(latents: torch.Tensor, frames: Iterable[int]) -> list[torch.Tensor]:
-    """The one step of a clean hand-over: frames of a finished clip."""
-    return [_pick(latents, frames)]
 
 
 def _pick(x: torch.Tensor, frames: Iterable[int]) -> torch.Tensor:

@@ -125,6 +125,12 @@ def test_clean_films_go_on_and_are_filmed_again(tmp_path):
     assert not new[:, :, 2].equal(old[:, :, 2])  # both ends are held, the rest is new
     whole = frames(pipeline, again, ClipStore(tmp_path, again, {}))
     assert same(whole, undisturbed) == [True, False, True, True]
+    # a clip that was entered in stages can be filmed again from clean frames
+    staged = replace(plan, num_clips=2, settings={1: ClipSettings(denoise_guidance=0.7)})
+    frames(pipeline, staged, ClipStore(tmp_path / "staged", staged, {}))
+    clean = replace(plan, num_clips=2)
+    new = pipeline.film_again(clean, 1, ClipStore(tmp_path / "staged", clean, {})).clip.latents
+    assert new[:, :, :2].equal(before[:, :, 2:])
 
 
 def test_another_prompt_for_one_clip_leaves_the_others_their_own(video_pipeline, tmp_path):
