@@ -9,7 +9,7 @@ whole.
 from pathlib import Path
 from typing import Any
 
-from pipelines.weights import SHARED_VAE, differences, lender_of, list_files
+from pipelines.weights import SHARED_VAE, borrowed, lender_of
 
 LENDER = "storybook-sd"
 PART = "vae"
@@ -24,9 +24,7 @@ def vae_beside(vae: Path, folder: Path) -> dict[str, Any] | None:
     Returns:
         None: `storybook-sd` isn't beside the folder or holds another one, so the autoencoder is copied.
     """
-    files = {f"{PART}/{name}": facts for name, facts in list_files(vae).items()}
-    is_other = differences(folder.resolve().parent / LENDER, files)
-    return None if is_other else {"folder": LENDER, "files": files}
+    return borrowed(vae.parent, [vae.name], folder.resolve().parent / LENDER)
 
 
 def load_shared_vae(folder: str | Path, dtype: Any = None) -> Any:

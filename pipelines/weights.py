@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,10 +10,12 @@ MANIFEST = "MANIFEST.json"
 # keys under which a folder names what it takes from the one beside it, and the file that has them
 SHARED_VAE = "_shared_vae"  # see pipelines/shared_vae.py
 IMAGE_MODEL = "_image_model"  # see pipelines/vidrd/image_model.py
+SHARED_TEXT = "_shared_text"  # see pipelines/flextok/lent_text.py
 LONGALIGN_T5 = "t5"  # see pipelines/longalign/parts.py
 INDEXES = {
     SHARED_VAE: "model_index.json",
     IMAGE_MODEL: "model_index.json",
+    SHARED_TEXT: "model_index.json",
     LONGALIGN_T5: "longalign/longalign.json",
 }
 
@@ -79,6 +82,19 @@ def differences(folder: Path, files: dict[str, dict[str, Any]]) -> dict[str, str
         elif sha256_of(path) != expected["sha256"]:
             found[name] = f"{name} is damaged (its checksum differs)"
     return found
+
+
+def borrowed(source: Path, parts: Iterable[str], lender: Path) -> dict[str, Any] | None:
+    """What an index has to say (under a key of `INDEXES`) to use parts of the folder `lender` beside it.
+
+    Args:
+        source: folder with the parts that the model was trained with.
+        parts: their folders.
+    Returns:
+        None: the lender isn't there or holds other files.
+    """
+    files = {f"{part}/{name}": facts for part in parts for name, facts in list_files(source / part).items()}
+    return None if differences(lender, files) else {"folder": lender.name, "files": files}
 
 
 def files_beside(folder: str | Path, key: str) -> dict[str, dict[str, Any]]:

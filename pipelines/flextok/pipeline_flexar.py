@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from pipelines.flextok.checkpoint import load_ar
+from pipelines.flextok.lent_text import load_lent_text
 from pipelines.flextok.licence import locate
 from pipelines.flextok.outputs import FlexTokOutput
 from pipelines.flextok.pipeline_flextok import FlexTokPipeline
@@ -88,6 +89,9 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
         """
         path = locate(name, accept_licence, options)
         if path.is_dir() and (path / "model_index.json").is_file():
+            if options.get("text_encoder") is None:
+                lent = load_lent_text(path, options.get("dtype", options.get("torch_dtype")))
+                options = {**lent, **options}
             return super().from_pretrained(str(path), **{**options, "use_safetensors": True})
         return cls.from_published(path, accept_licence=accept_licence, **options)
 

@@ -1,8 +1,8 @@
 """Turn averaged weights into a model folder: `python -m pipelines.flextok.publish flextok --state DIR ...`.
 
 One folder holds the tokenizer (vae, encoder, decoder) and, once it is trained, the generator (transformer,
-text_encoder, tokenizer): `FlexTokPipeline` and `FlexARPipeline` both load it. Where `storybook-sd` beside it
-holds the same autoencoder, the index names that one instead of a copy.
+text_encoder, tokenizer): `FlexTokPipeline` and `FlexARPipeline` both load it. Where the same autoencoder lies
+beside it (in `storybook-sd`), or the text encoder's folder (`--parts`), the index names it instead of a copy.
 """
 
 import argparse
@@ -12,9 +12,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipelines.flextok.lent_text import PARTS as TEXT_PARTS
+from pipelines.flextok.lent_text import text_beside
 from pipelines.shared_vae import vae_beside
 from pipelines.storybook.publish import SHARD, averaged
-from pipelines.weights import SHARED_VAE
+from pipelines.weights import SHARED_TEXT, SHARED_VAE
 
 TOKENIZER_PARTS = {
     "vae": ["diffusers", "AutoencoderKL"],
@@ -40,11 +42,7 @@ def publish_tokenizer(options: argparse.Namespace) -> None:
         ("decoder", FlexTokDecoderModel, DECODER),
     ):
         model = kind(**sizes)
-        # fixed position tables went through bf16 in training: keep the exact ones
-        fixed = {
-            key: value for key, value in model.state_dict(keep_vars=True).items() if not value.requires_grad
-        }
-        model.load_state_dict({**states[name], **{key: value.data for key, value in fixed.items()}})
+        model.load_state_dict(states[name])
         _save(model.half(), options.folder / name)
     settings = {"default_steps": options.steps, "default_guidance": options.guidance}
     if shared := vae_beside(options.parts / "vae", options.folder):
@@ -56,7 +54,7 @@ def publish_tokenizer(options: argparse.Namespace) -> None:
 
 
 def publish_generator(options: argparse.Namespace) -> None:
-    """The transformer and copies of the text encoder that told it what to make."""
+    """The transformer and the text encoder it listened to: a copy, or the name of the one beside."""
     from pipelines.flextok.train_flexar import MODEL
     from pipelines.flextok.transformer_flexar import FlexARModel
 
@@ -70,9 +68,13 @@ def publish_generator(options: argparse.Namespace) -> None:
     )
     model.load_state_dict(state)
     _save(model.half(), options.folder / "transformer")
-    _copy(options.parts / "text_encoder_2", options.folder / "text_encoder")
-    _copy(options.parts / "tokenizer_2", options.folder / "tokenizer")
-    write_index(options.folder)
+    shared = text_beside(options.parts, options.folder)
+    for name, source in zip(("text_encoder", "tokenizer"), TEXT_PARTS, strict=True):
+        if shared:
+            shutil.rmtree(options.folder / name, ignore_errors=True)
+        else:
+            _copy(options.parts / source, options.folder / name)
+    write_index(options.folder, {SHARED_TEXT: shared} if shared else {})
 
 
 def _save(model: Any, folder: Path) -> None:
@@ -100,8 +102,9 @@ def write_index(folder: Path, settings: dict[str, Any] | None = None) -> None:
     path = folder / "model_index.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     kept = {name: value for name, value in known.items() if name.startswith("default_")}
-    if SHARED_VAE in known and not (folder / "vae").is_dir():
-        kept[SHARED_VAE] = known[SHARED_VAE]
+    for key, name in ((SHARED_VAE, "vae"), (SHARED_TEXT, "text_encoder")):
+        if key in known and not (folder / name).is_dir():
+            kept[key] = known[key]
     is_generator = (folder / "transformer").is_dir()
     index = {
         "_class_name": "FlexARPipeline" if is_generator else "FlexTokPipeline",

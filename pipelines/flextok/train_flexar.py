@@ -18,7 +18,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 from pipelines.flextok.checkpoint import fingerprint
 from pipelines.flextok.pipeline_flexar import FlexARPipeline
 from pipelines.flextok.token_sampling import TokenSampling
-from pipelines.flextok.train_tokenizer import EASY, HELD_OUT_SEED
+from pipelines.flextok.train_tokenizer import DRAWN, HELD_OUT_SEED, SEED, SIZE
 from pipelines.flextok.transformer_flexar import ARCondition, FlexARModel
 from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
 from pipelines.shared_vae import open_vae
@@ -29,7 +29,7 @@ from pipelines.storybook.scene import SceneMix
 from pipelines.training.command import load_weights
 from pipelines.training.loop import LoopConfig, runtime_device
 
-MODEL: dict[str, Any] = {"width": 192, "depth": 8, "num_heads": 3, "condition": "text"}
+MODEL: dict[str, Any] = {"width": 160, "depth": 5, "num_heads": 4, "condition": "text"}
 LENGTHS = {16: 0.2, 32: 0.3, 64: 0.2, 128: 0.15, 256: 0.15}  # tokens of a batch and how often
 DROPOUT = 0.1
 SHEET_PROMPTS = (
@@ -69,11 +69,10 @@ class TokenStream:
         """Ids `[count, num_registers]` int64."""
         slots = [index % self.latents.size for index in range(first, first + count)]
         missing = sorted({slot for slot in slots if not self._file[slot, 0]})
-        for slot in missing:
-            latents, _ = self.latents.batch(slot, 1)
-            z = self.encoder(latents[:, 0].to(self.encoder.device))
-            ids = self.encoder.quantizer.quantize(z)[1][0]
-            self._file[slot] = (ids + 1).cpu().numpy().astype(np.uint16)
+        if missing:
+            latents = torch.cat([self.latents.batch(slot, 1)[0][:, 0] for slot in missing])
+            ids = self.encoder.quantizer.quantize(self.encoder(latents.to(self.encoder.device)))[1]
+            self._file[missing] = (ids + 1).cpu().numpy().astype(np.uint16)
         return torch.from_numpy(np.stack([self._file[slot] for slot in slots]).astype(np.int64)) - 1
 
 
@@ -84,7 +83,7 @@ class FlexARTask:
         tokenizer: published tokenizer folder. parts: model folder with the text encoder (`text_encoder_2`).
     """
 
-    def __init__(self, tokenizer: Path, parts: Path, cache: Path, size: int = 20_000, seed: int = 61) -> None:
+    def __init__(self, tokenizer: Path, parts: Path, cache: Path, size: int = SIZE, seed: int = 61) -> None:
         torch.manual_seed(seed)
         device, _ = runtime_device()
         self.encoder = FlexTokEncoderModel.from_pretrained(tokenizer / "encoder").to(device).eval()
@@ -100,8 +99,8 @@ class FlexARTask:
         )
         for frozen in (self.encoder, self.decoder, self.vae, self.text):
             frozen.requires_grad_(False)
-        self.stream = TokenStream(LatentStream(self.vae, cache, size, EASY, seed), self.encoder, cache)
-        unseen = SceneMix(counts=EASY.counts, sized=EASY.sized, held_out=True)
+        self.stream = TokenStream(LatentStream(self.vae, cache, size, DRAWN, SEED), self.encoder, cache)
+        unseen = SceneMix(counts=DRAWN.counts, sized=DRAWN.sized, held_out=True)
         self.held_out = TokenStream(
             LatentStream(self.vae, cache, 64, unseen, HELD_OUT_SEED), self.encoder, cache
         )

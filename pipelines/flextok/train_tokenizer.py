@@ -4,6 +4,9 @@ One token count per batch, drawn evenly over the octaves 1, 2, 3-4, ..., 129-256
 on exactly the tokens that count (the rest is left out or collapsed, which changes nothing), so that a sample
 costs about a third. In twelve batches every octave comes once, the last one four times. Features of the
 decoder's second block are drawn towards those of the frozen eyes (arXiv 2410.06940).
+
+The first tokens are free to tell what there is; all others start at a patch of the picture, in rounds over
+all patches, and each head of the decoder's first block starts out looking at one round.
 """
 
 from collections.abc import Mapping
@@ -36,18 +39,21 @@ from pipelines.training.command import load_weights
 from pipelines.training.loop import LoopConfig, runtime_device
 
 SIZES: dict[str, Any] = {
-    "in_channels": 16, "patch_size": (2, 2), "dim": 192, "head_dim": 64, "grid": (GRID, GRID),
-    "num_registers": 256, "levels": (8, 5, 5, 5), "posemb_type": "learnable_sum",
+    "in_channels": 16, "patch_size": (2, 2), "grid": (GRID, GRID), "num_registers": 256,
+    "levels": (8, 5, 5, 5), "posemb_type": "learnable_sum",
 }  # fmt: skip
-ENCODER: dict[str, Any] = {**SIZES, "depth": 4}
-DECODER: dict[str, Any] = {**SIZES, "depth": 6, "max_timestep": 20.0}
+ENCODER: dict[str, Any] = {**SIZES, "dim": 128, "head_dim": 32, "depth": 6}
+DECODER: dict[str, Any] = {**SIZES, "dim": 160, "head_dim": 40, "depth": 6, "max_timestep": 20.0}
+FREE = 16  # tokens without a place
 FEATURES = 128  # channels of the eyes at 16 px
 NULL_SHARE = 0.1
 LONG = 3  # extra batches of the last octave in a round: half of all tokens learn from these alone
 EARLY, EARLY_SHARE = 0.15, 0.4  # so many samples lie this close to pure noise: only the tokens tell them
+READING, READING_SHARE = 50_000, 0.9  # and so many of the first samples: reading tokens comes before painting
 TIME_SPREAD = 1.4
 TIME_SHIFT = 1.0  # towards noise, where the tokens are needed
-EASY = SceneMix(counts=(0.8, 0.17, 0.03), sized=0.6)
+DRAWN = SceneMix(counts=(0.45, 0.5, 0.05), sized=0.6)
+SEED, SIZE = 51, 20_000  # of the drawings from which tokenizer and generator learn
 SHOWN_STOPS = (1, 4, 16, 64, 256)
 HELD_OUT_SEED = 9_000
 
@@ -80,58 +86,115 @@ class TokenizerPair(nn.Module):
 
 
 class PlaceReader(nn.Module):
-    """Reads a patch's latents linearly from the codes of all tokens that share its place.
+    """Reads a patch's latents linearly from the codes of the free tokens and of all tokens at its place.
 
     Every round over the places has weights of its own, so that the rounds have reason to tell different
-    things. The first round is read without gradient: its tokens have to serve short prefixes.
+    things.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.patches, self.patch = GRID * GRID, tuple(config["patch_size"])
-        self.rounds = config["num_registers"] // self.patches
-        rows = [row * GRID + column for row, column in scattered_places(self.patches)]
-        self.register_buffer("order", torch.tensor(rows).argsort(), persistent=False)
-        inputs = max(self.rounds, 1) * len(config["levels"])
-        self.read = nn.Linear(inputs, config["in_channels"] * self.patch[0] * self.patch[1])
+        self.patch, most = tuple(config["patch_size"]), config["num_registers"]
+        self.free, self.rounds = min(FREE, most), token_rounds(most)
+        self.register_buffer("order", torch.tensor(place_order()).argsort(), persistent=False)
+        digits, values = len(config["levels"]), config["in_channels"] * self.patch[0] * self.patch[1]
+        self.overall = nn.Linear(self.free * digits, GRID * GRID * values)
+        self.read = nn.Linear(max(self.rounds, 1) * digits, values, bias=False)
 
     def forward(self, codes: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Mean squared error of the reading from codes `[B, k, n]` of latents `[B, C, H, W]`.
 
-        0 unless k spans two rounds; tokens that are missing from the last one read as 0.
+        Tokens that are missing read as 0.
         """
-        if self.rounds < 2 or codes.shape[1] < 2 * self.patches:
-            return codes.new_zeros(())
-        told = torch.cat([codes[:, : self.patches].detach(), codes[:, self.patches :]], 1)
-        told = F.pad(told, (0, 0, 0, self.rounds * self.patches - told.shape[1]))
-        told = told.unflatten(1, (self.rounds, self.patches))[:, :, self.order]  # places row by row
-        read = self.read(told.transpose(1, 2).flatten(2).to(self.read.weight.dtype))  # [B, P, C p p]
+        codes = codes.to(self.read.weight.dtype)
+        told = F.pad(codes[:, : self.free], (0, 0, 0, max(self.free - codes.shape[1], 0)))
+        read = self.overall(told.flatten(1)).unflatten(1, (GRID * GRID, -1))  # [B, P, C p p]
+        placed = codes[:, self.free :]
+        if placed.shape[1]:
+            placed = F.pad(placed, (0, 0, 0, self.rounds * GRID * GRID - placed.shape[1]))
+            placed = placed.unflatten(1, (self.rounds, -1))[:, :, self.order]  # places row by row
+            read = read + self.read(placed.transpose(1, 2).flatten(2))
         wanted = patchify(latents, self.patch).flatten(1, 2)
         return (read.float() - wanted.float()).square().mean()
 
 
 @torch.no_grad()
 def start_at_places(encoder: FlexTokEncoderModel, decoder: FlexTokDecoderModel) -> None:
-    """Give every token a place of its own to look at, or all of them learn the same.
+    """Give every token something of its own to look at, or all of them learn the same.
 
-    Tokens start as the positions of patches, near and far ones in turn, and keys as queries do, so that what
-    lies at one place finds each other.
+    Free tokens start as random vectors, all others as the positions of patches, near and far ones in turn,
+    with a mark for each round over the places. Keys start as queries do, so that what lies at one place finds
+    each other. In the decoder's first block each head finds the token of one round at a patch's place, in
+    its second each head finds a part of the free tokens: otherwise the rounds of a place reach a patch as
+    one sum, and the decoder takes very long to tell them apart.
     """
-    patches = encoder.module_dict["enc_posemb_module"]
-    seen = decoder.module_dict["dec_patches_posemb_module"]
-    seen.posembs.copy_(patches.posembs)
-    registers = encoder.module_dict["enc_register_module"].registers
-    table = patches.table((GRID, GRID))[0]  # [dim, 8, 8]
-    places = torch.stack([table[:, row, column] for row, column in scattered_places(len(registers))])
-    # tokens that share a place would learn the same, too: each round over the places has a mark of its own
-    rounds = torch.randn(-(-len(places) // GRID**2), places.shape[1]) * LEARNED_STD
-    places = places + rounds.repeat_interleave(GRID**2, 0)[: len(places)]
-    registers.copy_(places + 0.1 * torch.randn_like(places))
-    told = decoder.module_dict["dec_registers_posemb_module"].posembs  # [1, 1, dim, 256]
-    told.copy_((places + 0.1 * torch.randn_like(places)).T)
     for trunk in (encoder.module_dict["enc_transformer"], decoder.module_dict["dec_transformer"]):
         for block in trunk.blocks:
             block.attn.wk.weight.copy_(block.attn.wq.weight)
+    registers = encoder.module_dict["enc_register_module"].registers  # [256, dim]
+    patches, count = encoder.module_dict["enc_posemb_module"], len(registers)
+    marks = orthonormal(max(token_rounds(count), 1), registers.shape[1]) * registers.shape[1] ** 0.5
+    starts = torch.randn_like(registers) * LEARNED_STD
+    for index, (cell, mark) in enumerate(zip(token_cells(count), token_marks(count), strict=True)):
+        if cell is not None:
+            starts[index] = patches.table((GRID, GRID))[0, :, *cell] + LEARNED_STD * marks[mark]
+    registers.copy_(starts + 0.1 * torch.randn_like(starts))
+    _start_decoder(decoder)
+
+
+def _start_decoder(decoder: FlexTokDecoderModel) -> None:
+    parts, most = decoder.module_dict, decoder.config.num_registers
+    width, size = decoder.config.dim, decoder.config.head_dim
+    heads, loud = width // size, width**0.5 * LEARNED_STD  # length of a mark
+    marks = orthonormal(2 * heads + 1, width)
+    rounds, groups, patch_mark = marks[:heads], marks[heads:-1], marks[-1]
+    table = parts["dec_patches_posemb_module"].posembs  # [2, 1, width, 8]
+    away = torch.eye(width) - marks.T @ marks  # what tells places is at right angles to what marks rounds
+    table.copy_(torch.einsum("ij,abjk->abik", away, table))
+    spanned = torch.linalg.qr(table.movedim(2, 0).flatten(1)).Q.T  # [16, width]
+    places = parts["dec_patches_posemb_module"].table((GRID, GRID))[0]
+    told = 0.1 * torch.randn(most, width)
+    for index, (cell, mark) in enumerate(zip(token_cells(most), token_marks(most), strict=True)):
+        if cell is None:
+            told[index] += loud * groups[mark % heads] + LEARNED_STD * (away @ torch.randn(width))
+        else:
+            told[index] += loud * rounds[mark % heads] + places[:, *cell]
+    parts["dec_registers_posemb_module"].posembs.copy_(told.T)
+    table[0] += loud * patch_mark[:, None]
+    blocks = parts["dec_transformer"].blocks
+    for block, sought, by_place in zip(blocks, (rounds, groups), (1.0, 0.3), strict=False):
+        for head in range(heads):
+            rows = slice(head * size, (head + 1) * size)
+            same_place = by_place * torch.randn(size, len(spanned)) @ spanned * size**-0.5
+            same_mark = orthonormal(1, size)[0]
+            others = (sought.sum(0) - sought[head]) / max(heads - 1, 1)
+            block.attn.wq.weight[rows] = 0.4 * (same_place + torch.outer(same_mark, patch_mark))
+            block.attn.wk.weight[rows] = 0.4 * (same_place + torch.outer(same_mark, sought[head] - others))
+
+
+def orthonormal(count: int, width: int) -> torch.Tensor:
+    """`[count, width]` random vectors of length 1 at right angles."""
+    return torch.linalg.qr(torch.randn(width, count)).Q.T.contiguous()
+
+
+def place_order() -> list[int]:
+    """The places row by row in the order in which a round of tokens takes them."""
+    return [row * GRID + column for row, column in scattered_places(GRID * GRID)]
+
+
+def token_rounds(count: int) -> int:
+    """Rounds over the places that so many tokens begin."""
+    return -(-max(count - FREE, 0) // GRID**2)
+
+
+def token_cells(count: int) -> list[tuple[int, int] | None]:
+    """Cell (row, column) of each token; None for free ones."""
+    return [None] * min(FREE, count) + scattered_places(max(count - FREE, 0))
+
+
+def token_marks(count: int) -> list[int]:
+    """Of free tokens their number, of all others that of their round over the places."""
+    return [i if i < FREE else (i - FREE) // GRID**2 for i in range(count)]
 
 
 def scattered_places(count: int) -> list[tuple[int, int]]:
@@ -193,8 +256,8 @@ class TokenizerTask:
     """Velocity matching through the tokens, with more weight on patches that show objects."""
 
     def __init__(
-        self, parts: Path, eyes: Path, cache: Path, size: int = 10_000, seed: int = 51,
-        repa_weight: float = 0.5, object_weight: float = 2.0,
+        self, parts: Path, eyes: Path, cache: Path, size: int = SIZE, seed: int = SEED,
+        repa_weight: float = 0.5, object_weight: float = 3.0,
         spread_weight: float = 0.5,
         read_weight: float = 1.0,
     ) -> None:  # fmt: skip
@@ -206,7 +269,7 @@ class TokenizerTask:
         )
         self.vae.eval().requires_grad_(False)
         seer = StorybookEyes.from_pretrained(eyes).to(device).eval().requires_grad_(False)
-        self.stream = FeatureStream(LatentStream(self.vae, cache, size, EASY, seed), seer, cache)
+        self.stream = FeatureStream(LatentStream(self.vae, cache, size, DRAWN, seed), seer, cache)
         self.seed, self.repa_weight, self.object_weight = seed, repa_weight, object_weight
         self.spread_weight, self.read_weight = spread_weight, read_weight
 
@@ -222,7 +285,8 @@ class TokenizerTask:
         generator = torch.Generator().manual_seed(first_sample)
         noise = torch.randn(latents.shape, generator=generator)
         t = torch.sigmoid(TIME_SPREAD * torch.randn(batch, generator=generator) + TIME_SHIFT)
-        early = torch.rand(batch, generator=generator) < EARLY_SHARE
+        share = READING_SHARE if first_sample < READING else EARLY_SHARE
+        early = torch.rand(batch, generator=generator) < share
         t = torch.where(early, 1 - EARLY * torch.rand(batch, generator=generator), t)
         empty = (torch.rand(batch, generator=generator) < NULL_SHARE).tolist()
         device, _ = runtime_device()
@@ -290,7 +354,7 @@ def encoder_codes(model: nn.Module) -> int:
 
 def held_out_drawings(count: int, held_out: bool = True) -> list[np.ndarray]:
     """Drawings `[128, 128, 3]` uint8 that no training sees."""
-    mix = SceneMix(counts=EASY.counts, sized=EASY.sized, held_out=held_out)
+    mix = SceneMix(counts=DRAWN.counts, sized=DRAWN.sized, held_out=held_out)
     scenes = [sample_scene(sample_rng(HELD_OUT_SEED, index), mix) for index in range(count)]
     return [draw_scene(scene, TILE, TILE) for scene in scenes]
 

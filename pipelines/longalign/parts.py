@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.weights import LONGALIGN_T5, differences, lender_of, list_files
+from pipelines.weights import LONGALIGN_T5, borrowed, lender_of
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ def t5_beside(t5: Path, folder: Path) -> dict[str, Any] | None:
     Returns:
         None: no folder of that name is there, or it holds other files, so T5 is copied.
     """
-    name, model = t5.resolve().name, folder.resolve().parent
-    files = {f"{part}/{file}": facts for part in T5_PARTS for file, facts in list_files(t5 / part).items()}
-    is_other = folder.resolve().name != "longalign" or differences(model.parent / name, files)
-    return None if is_other else {"folder": name, "files": files}
+    folder = folder.resolve()
+    if folder.name != "longalign":  # the index is looked for under this name
+        return None
+    return borrowed(t5, T5_PARTS, folder.parent.parent / t5.resolve().name)

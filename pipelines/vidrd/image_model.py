@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.shared_vae import dtype_option
 from pipelines.vidrd.autoencoder_vidrd import VidRDAutoencoderKL
 from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel, is_temporal
-from pipelines.weights import IMAGE_MODEL, differences, lender_of, list_files
+from pipelines.weights import IMAGE_MODEL, borrowed, lender_of
 
 LAYERS = "own_layers.safetensors"
 LENT = ("text_encoder", "tokenizer", "unet", "vae")
@@ -38,9 +38,7 @@ def image_model_beside(parts: Path, folder: Path) -> dict[str, Any] | None:
     Returns:
         None: no folder of that name is beside it, or it holds other files.
     """
-    files = {f"{part}/{name}": facts for part in LENT for name, facts in list_files(parts / part).items()}
-    name = parts.resolve().name
-    return None if differences(folder.resolve().parent / name, files) else {"folder": name, "files": files}
+    return borrowed(parts, LENT, folder.resolve().parent / parts.resolve().name)
 
 
 def image_folder(folder: str | Path) -> Path | None:
