@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.compass.scop_rules import PROFILES, ScopParams
 from pipelines.compass.sidecar import MAX_LENGTH, Sidecar, write_sidecar
-from pipelines.training.command import Recipe, recipe_parser, run_recipe
+from pipelines.training.command import Recipe, Uses, parse_recipe, recipe_parser, run_recipe
 from pipelines.training.loop import LoopConfig, Task
 
 SCENES = 12_000  # different Storybook scenes of a run
@@ -72,6 +72,18 @@ RECIPES: dict[str, Recipe] = {
     for arm, scop, tenor in (("", True, True), ("-scop", True, False), ("-plain", False, False))
 }
 
+USES = {
+    name: Uses(
+        needs=("parts",),
+        takes=(
+            *("data", "scenes"),
+            *(("rank",) if name.startswith("flux") else ()),
+            *(() if name.endswith("-plain") else ("profile",)),
+        ),
+    )
+    for name in RECIPES
+}
+
 
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.compass.train", __doc__, RECIPES)
@@ -80,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--profile", choices=PROFILES, default="official", help="of the filter on scenes")
     parser.add_argument("--rank", type=int, default=16, help="of the FLUX adapter")
     parser.add_argument("--scenes", type=int, default=SCENES, help="different Storybook scenes")
-    run_recipe(RECIPES, parser.parse_args(arguments))
+    run_recipe(RECIPES, parse_recipe(parser, USES, arguments))
 
 
 if __name__ == "__main__":

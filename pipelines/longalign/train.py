@@ -8,14 +8,11 @@ import argparse
 from pathlib import Path
 
 from pipelines.longalign.train_parts import Sources
-from pipelines.training.command import Recipe, recipe_parser, run_recipe
+from pipelines.training.command import Recipe, Uses, parse_recipe, recipe_parser, run_recipe
 from pipelines.training.loop import LoopConfig, Task
 
 
-def _sources(options: argparse.Namespace, needs: tuple[str, ...] = ("parts",)) -> Sources:
-    missing = [f"--{name}" for name in needs if getattr(options, name) is None]
-    if missing:
-        raise SystemExit(f"{options.recipe} needs {', '.join(missing)}")
+def _sources(options: argparse.Namespace) -> Sources:
     return Sources(options.parts, options.t5, options.longalign)
 
 
@@ -32,16 +29,15 @@ def _align(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
 def _lcm(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.longalign.train_lcm import LCMTask, lcm_recipe
 
-    return LCMTask(_sources(options, ("parts", "longalign")), _cache(options)), lcm_recipe()
+    return LCMTask(_sources(options), _cache(options)), lcm_recipe()
 
 
 def _reward(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.longalign.train_reward import RewardTask, reward_on_lcm_recipe, reward_recipe
 
     few_steps = options.recipe == "reward-on-lcm"
-    sources = _sources(options, ("parts", "longalign", "preference"))
     task = RewardTask(
-        sources, options.preference, options.state, few_steps=few_steps, weight=options.reweight
+        _sources(options), options.preference, options.state, few_steps=few_steps, weight=options.reweight
     )
     return task, reward_on_lcm_recipe() if few_steps else reward_recipe()
 
@@ -49,8 +45,6 @@ def _reward(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
 def _long_clip(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.longalign.train_long_clip import LongCLIPTask, long_clip_recipe
 
-    if options.preference is None:
-        raise SystemExit("long-clip needs --preference: the folder of the CLIP model to stretch")
     return LongCLIPTask(options.preference), long_clip_recipe()
 
 
@@ -60,6 +54,15 @@ RECIPES: dict[str, Recipe] = {
     "long-clip": _long_clip,
     "reward": _reward,
     "reward-on-lcm": _reward,
+}
+
+_REWARD = Uses(needs=("parts", "longalign", "preference"), takes=("t5", "reweight"))
+USES = {
+    "align": Uses(needs=("parts",), takes=("t5", "cache")),
+    "lcm": Uses(needs=("parts", "longalign"), takes=("t5", "cache")),
+    "long-clip": Uses(needs=("preference",)),
+    "reward": _REWARD,
+    "reward-on-lcm": _REWARD,
 }
 
 
@@ -73,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--cache", type=Path, help="align, lcm: folder of latents. Default: in --state")
     parser.add_argument("--reweight", type=float, default=0.3, help="w: share of the text-irrelevant part")
-    run_recipe(RECIPES, parser.parse_args(arguments))
+    run_recipe(RECIPES, parse_recipe(parser, USES, arguments))
 
 
 if __name__ == "__main__":

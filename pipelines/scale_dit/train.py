@@ -6,7 +6,7 @@
 import argparse
 from pathlib import Path
 
-from pipelines.training.command import Recipe, recipe_parser, run_recipe
+from pipelines.training.command import Recipe, Uses, parse_recipe, recipe_parser, run_recipe
 from pipelines.training.loop import LoopConfig, Task
 
 
@@ -35,18 +35,22 @@ def _texture(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
 
 
 RECIPES: dict[str, Recipe] = {"fast": _fast, "flux": _flux, "lora": _lora, "texture": _texture}
+USES = {
+    "fast": Uses(needs=("parts",)),
+    "flux": Uses(needs=("parts",), takes=("cache",)),
+    "lora": Uses(needs=("parts",), takes=("cache",)),
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.scale_dit.train", __doc__, RECIPES)
-    parser.add_argument("--parts", type=Path, help="model folder with vae and text encoders")
     parser.add_argument(
-        "--cache", type=Path, help="latents shared between runs of flux and lora; default: in the state"
+        "--parts", type=Path, help="fast, flux, lora: model folder with vae and text encoders"
     )
-    options = parser.parse_args(arguments)
-    if options.parts is None and options.recipe != "texture":
-        parser.error(f"the recipe {options.recipe} needs --parts, a model folder")
-    run_recipe(RECIPES, options)
+    parser.add_argument(
+        "--cache", type=Path, help="flux, lora: latents shared between their runs; default: in the state"
+    )
+    run_recipe(RECIPES, parse_recipe(parser, USES, arguments))
 
 
 if __name__ == "__main__":

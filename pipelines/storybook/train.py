@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pipelines.training.command import Recipe, recipe_parser, run_recipe
+from pipelines.training.command import Recipe, Uses, parse_recipe, recipe_parser, run_recipe
 from pipelines.training.loop import LoopConfig, Task
 
 
@@ -22,8 +22,6 @@ def _t5(_: argparse.Namespace) -> tuple[Task, LoopConfig]:
 def _clip(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.storybook.train_clip import CLIPTask, clip_recipe
 
-    if options.parts is None:
-        raise SystemExit("clip needs --parts: the model folder with its text encoder")
     return CLIPTask.from_parts(options.parts), clip_recipe()
 
 
@@ -48,16 +46,12 @@ def _clip_text(_: argparse.Namespace) -> tuple[Task, LoopConfig]:
 def _vae_decoder(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.storybook.train_vae import VAEDecoderTask, vae_decoder_recipe
 
-    if options.parts is None:
-        raise SystemExit("vae-decoder needs --parts: the model folder whose vae it goes on with")
     return VAEDecoderTask(options.parts / "vae"), vae_decoder_recipe()
 
 
 def _sd(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.storybook.train_sd import SDTask, sd_recipe
 
-    if options.parts is None:
-        raise SystemExit("sd needs --parts: the model folder whose vae and text encoder it uses")
     return SDTask(options.parts, options.cache or options.state / "cache"), sd_recipe()
 
 
@@ -72,12 +66,24 @@ RECIPES: dict[str, Recipe] = {
     "vae-decoder": _vae_decoder,
 }
 
+USES = {
+    "clip": Uses(needs=("parts",)),
+    "sd": Uses(needs=("parts",), takes=("cache",)),
+    "vae-decoder": Uses(needs=("parts",)),
+}
+
 
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.storybook.train", __doc__, RECIPES)
-    parser.add_argument("--parts", type=Path, help="clip, sd, vae-decoder: model folder to build on")
-    parser.add_argument("--cache", type=Path, help="latents shared between runs; default: below the state")
-    run_recipe(RECIPES, parser.parse_args(arguments))
+    parser.add_argument(
+        "--parts",
+        type=Path,
+        help="clip, sd, vae-decoder: model folder whose autoencoder and text encoder they use",
+    )
+    parser.add_argument(
+        "--cache", type=Path, help="sd: latents shared between runs; default: below the state"
+    )
+    run_recipe(RECIPES, parse_recipe(parser, USES, arguments))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,30 @@ def recipe_parser(
         "--start-from", type=Path, help="published weights to start from, with a short re-warm-up"
     )
     return parser
+
+
+@dataclass(frozen=True)
+class Uses:
+    """Options of its program that a recipe can't do without, and others that it reads."""
+
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+
+
+def parse_recipe(
+    parser: argparse.ArgumentParser, uses: Mapping[str, Uses], arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """Parsed arguments; ends with one line and code 2 where the recipe lacks an option or wouldn't read it."""
+    options = parser.parse_args(arguments)
+    own = uses.get(options.recipe, Uses())
+    for name in dict.fromkeys(name for use in uses.values() for name in (*use.needs, *use.takes)):
+        is_given = getattr(options, name) != parser.get_default(name)
+        if not is_given and name in own.needs:
+            parser.error(f"{options.recipe} needs --{name}")
+        if is_given and name not in (*own.needs, *own.takes):
+            readers = [recipe for recipe, use in uses.items() if name in (*use.needs, *use.takes)]
+            parser.error(f"{options.recipe} has no use for --{name}; it is for {', '.join(readers)}")
+    return options
 
 
 def run_recipe(recipes: Mapping[str, Recipe], options: argparse.Namespace) -> None:

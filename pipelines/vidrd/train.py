@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pipelines.training.command import Recipe, recipe_parser, run_recipe
+from pipelines.training.command import Recipe, Uses, parse_recipe, recipe_parser, run_recipe
 from pipelines.training.loop import LoopConfig, Task
 
 
@@ -52,6 +52,11 @@ RECIPES: dict[str, Recipe] = {
     "interpolation": _interpolation,
 }
 
+USES = {
+    **dict.fromkeys(("video", "video-attention"), Uses(takes=("cache", "text"))),
+    **dict.fromkeys(("decoder", "interpolation"), Uses(takes=("cache",))),
+}
+
 
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.vidrd.train", __doc__, RECIPES)
@@ -62,10 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--text", type=Path, help="video: folder whose text_encoder reads captions. Default: --parts"
     )
-    options = parser.parse_args(arguments)
-    if options.text is not None and options.recipe not in ("video", "video-attention"):
-        parser.error("--text is for video and video-attention")
-    run_recipe(RECIPES, options)
+    run_recipe(RECIPES, parse_recipe(parser, USES, arguments))
 
 
 if __name__ == "__main__":

@@ -291,12 +291,13 @@ def test_the_command_line_trains_a_slice(model, t5, clip, longalign, tmp_path, m
 
 @pytest.mark.parametrize(
     ("recipe", "named"),
-    [("align", "--parts"), ("lcm", "--longalign"), ("reward", "--preference"), ("long-clip", "--preference")],
+    [("align", "--parts"), ("lcm", "--longalign"), ("reward", "--longalign"), ("long-clip", "--preference")],
 )
-def test_a_missing_folder_is_one_clear_line(recipe, named, model, tmp_path):
+def test_a_missing_folder_is_one_clear_line(recipe, named, model, tmp_path, capsys):
     given = [] if recipe in ("align", "long-clip") else ["--parts", str(model)]
-    with pytest.raises(SystemExit, match=named):
+    with pytest.raises(SystemExit) as stopped:
         train_main([recipe, "--state", str(tmp_path), "--threads", "1", *given])
+    assert stopped.value.code == 2 and f"{recipe} needs {named}\n" in capsys.readouterr().err
 
 
 def test_a_t5_beside_the_model_is_lent_and_checked(model, t5, tmp_path):

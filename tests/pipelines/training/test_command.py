@@ -1,5 +1,6 @@
 """The command line of recipe tables."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,40 @@ def test_tables_offer_their_recipes(module, recipes, capsys):
     assert all(name in text for name in recipes)
 
 
-def test_flux_needs_its_parts(capsys):
+PROGRAMS = [
+    import_module(f"pipelines.{family}.train")
+    for family in ("storybook", "scale_dit", "compass", "longalign", "flextok", "vidrd")
+]
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "told"),
+    [
+        ("scale_dit", ["flux"], "flux needs --parts"),
+        ("storybook", ["vae-decoder"], "vae-decoder needs --parts"),
+        ("storybook", ["vae", "--cache", "c"], "vae has no use for --cache; it is for sd"),
+        ("scale_dit", ["fast", "--parts", "p", "--cache", "c"], "--cache; it is for flux, lora"),
+        ("compass", ["sd", "--parts", "p", "--rank", "4"], "sd has no use for --rank; it is for flux, flux-"),
+        ("compass", ["sd-plain", "--parts", "p", "--profile", "readme"], "sd-plain has no use for --profile"),
+        (
+            "longalign",
+            ["lcm", "--parts", "p", "--longalign", "l", "--reweight", "1"],
+            "no use for --reweight",
+        ),
+        ("flextok", ["flextok", "--tokenizer", "t"], "--tokenizer; it is for flexar"),
+        ("vidrd", ["decoder", "--parts", "p", "--text", "t"], "--text; it is for video, video-attention"),
+    ],
+)
+def test_an_option_that_a_recipe_lacks_or_would_not_read_is_one_line(program, arguments, told, capsys):
+    module = import_module(f"pipelines.{program}.train")
+    with pytest.raises(SystemExit) as stopped:
+        module.main([arguments[0], "--state", "nowhere", *arguments[1:]])
+    assert stopped.value.code == 2 and told in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("module", PROGRAMS, ids=lambda module: module.__name__)
+def test_tables_of_options_name_recipes_and_options_that_there_are(module):
+    assert set(module.USES) <= set(module.RECIPES)
     with pytest.raises(SystemExit):
-        pipelines.scale_dit.train.main(["flux", "--state", "x"])
-    assert "--parts" in capsys.readouterr().err
+        module.main(["--help"])
