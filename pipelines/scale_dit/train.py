@@ -44,9 +44,7 @@ USES = {
 
 def main(arguments: list[str] | None = None) -> None:
     parser = recipe_parser("pipelines.scale_dit.train", __doc__, RECIPES)
-    parser.add_argument(
-        "--parts", type=Path, help="fast, flux, lora: model folder with vae and text encoders"
-    )
+    parser.add_argument("--parts", type=Path, help="fast, flux, lora: model folder to build on")
     parser.add_argument(
         "--cache", type=Path, help="flux, lora: latents shared between their runs; default: in the state"
     )

@@ -78,11 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--parts",
         type=Path,
-        help="clip, sd, vae-decoder: model folder whose autoencoder and text encoder they use",
+        help="clip, sd, vae-decoder: model folder to build on",
     )
-    parser.add_argument(
-        "--cache", type=Path, help="sd: latents shared between runs; default: below the state"
-    )
+    parser.add_argument("--cache", type=Path, help="sd: latents shared between runs; default: in the state")
     run_recipe(RECIPES, parse_recipe(parser, USES, arguments))
 
 

@@ -41,7 +41,7 @@ class Uses:
 def parse_recipe(
     parser: argparse.ArgumentParser, uses: Mapping[str, Uses], arguments: Sequence[str] | None
 ) -> argparse.Namespace:
-    """Parsed arguments; ends with one line and code 2 where the recipe lacks an option or wouldn't read it."""
+    """Parsed arguments; ends with one line where the recipe lacks an option or wouldn't read it."""
     options = parser.parse_args(arguments)
     own = uses.get(options.recipe, Uses())
     for name in dict.fromkeys(name for use in uses.values() for name in (*use.needs, *use.takes)):

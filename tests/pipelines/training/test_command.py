@@ -104,11 +104,11 @@ PROGRAMS = [
         ("storybook", ["vae", "--cache", "c"], "vae has no use for --cache; it is for sd"),
         ("scale_dit", ["fast", "--parts", "p", "--cache", "c"], "--cache; it is for flux, lora"),
         ("compass", ["sd", "--parts", "p", "--rank", "4"], "sd has no use for --rank; it is for flux, flux-"),
-        ("compass", ["sd-plain", "--parts", "p", "--profile", "readme"], "sd-plain has no use for --profile"),
+        ("compass", ["sd-plain", "--parts", "p", "--profile", "strict"], "sd-plain has no use for --profile"),
         (
             "longalign",
             ["lcm", "--parts", "p", "--longalign", "l", "--reweight", "1"],
-            "no use for --reweight",
+            "lcm has no use for --reweight",
         ),
         ("flextok", ["flextok", "--tokenizer", "t"], "--tokenizer; it is for flexar"),
         ("vidrd", ["decoder", "--parts", "p", "--text", "t"], "--text; it is for video, video-attention"),
