@@ -9,6 +9,8 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +33,15 @@ GENERATOR_PARTS = {
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 16, 2.0
 
 
-def publish_tokenizer(options: argparse.Namespace) -> None:
+def publish_tokenizer(options: argparse.Namespace, parts: Sequence[str] = ("encoder", "decoder")) -> None:
     """Encoder, decoder and the autoencoder they were trained on: a copy, or the name of the one beside."""
     from pipelines.flextok.train_tokenizer import DECODER, ENCODER, split_state
     from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
 
     states = split_state(averaged(options.state))
-    for name, kind, sizes in (
-        ("encoder", FlexTokEncoderModel, ENCODER),
-        ("decoder", FlexTokDecoderModel, DECODER),
-    ):
+    kinds = {"encoder": (FlexTokEncoderModel, ENCODER), "decoder": (FlexTokDecoderModel, DECODER)}
+    for name in parts:
+        kind, sizes = kinds[name]
         model = kind(**sizes)
         model.load_state_dict(states[name])
         _save(model.half(), options.folder / name)
@@ -119,7 +120,11 @@ def write_index(folder: Path, settings: dict[str, Any] | None = None) -> None:
     os.replace(part, path)
 
 
-PARTS = {"flextok": publish_tokenizer, "flexar": publish_generator}
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "flextok": publish_tokenizer,
+    "decoder": partial(publish_tokenizer, parts=("decoder",)),
+    "flexar": publish_generator,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,7 @@
-"""Train tokenizer or generator: `python -m pipelines.flextok.train flextok --state DIR --minutes 9`."""
+"""Train tokenizer, its decoder alone, or generator.
+
+`python -m pipelines.flextok.train flextok --state DIR --minutes 9`
+"""
 
 import argparse
 from pathlib import Path
@@ -19,14 +22,21 @@ def _flextok(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     return TokenizerTask(options.parts, options.eyes, _cache(options)), tokenizer_recipe()
 
 
+def _decoder(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.flextok.train_tokenizer import DecoderTask, decoder_recipe
+
+    return DecoderTask(options.parts, options.eyes, _cache(options), options.tokenizer), decoder_recipe()
+
+
 def _flexar(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.flextok.train_flexar import FlexARTask, flexar_recipe
 
     return FlexARTask(options.tokenizer, options.parts, _cache(options)), flexar_recipe()
 
 
-RECIPES: dict[str, Recipe] = {"flexar": _flexar, "flextok": _flextok}
+RECIPES: dict[str, Recipe] = {"decoder": _decoder, "flexar": _flexar, "flextok": _flextok}
 USES = {
+    "decoder": Uses(takes=("parts", "eyes", "tokenizer", "cache")),
     "flexar": Uses(takes=("parts", "tokenizer", "cache")),
     "flextok": Uses(takes=("parts", "eyes", "cache")),
 }
@@ -41,14 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
         help="folder with vae, text_encoder_2, tokenizer_2",
     )
     parser.add_argument(
-        "--eyes", type=Path, default=WEIGHTS / "storybook-eyes", help="flextok: the frozen eyes"
+        "--eyes", type=Path, default=WEIGHTS / "storybook-eyes", help="flextok, decoder: the frozen eyes"
     )
-    parser.add_argument("--cache", type=Path, help="latents that both recipes share; default: in the state")
+    parser.add_argument("--cache", type=Path, help="latents that the recipes share; default: in the state")
     parser.add_argument(
         "--tokenizer",
         type=Path,
         default=WEIGHTS / "storybook-flextok",
-        help="flexar: folder of the tokenizer",
+        help="flexar, decoder: folder of the tokenizer",
     )
     run_recipe(RECIPES, parse_recipe(parser, USES, arguments))
 

@@ -10,6 +10,7 @@ all patches, and each head of the decoder's first block starts out looking at on
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,6 +26,7 @@ from pipelines.flextok.blocks import patchify
 from pipelines.flextok.flow_sampler import FlowOptions, add_noise
 from pipelines.flextok.measures import STOPS
 from pipelines.flextok.pipeline_flextok import FlexTokPipeline
+from pipelines.flextok.token_stream import TokenStream
 from pipelines.flextok.transformer_flextok import (
     LEARNED_STD,
     FlexTokDecoderModel,
@@ -44,6 +46,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 ENCODER: dict[str, Any] = {**SIZES, "dim": 128, "head_dim": 32, "depth": 6}
 DECODER: dict[str, Any] = {**SIZES, "dim": 160, "head_dim": 40, "depth": 6, "max_timestep": 20.0}
+PARTS = ("encoder", "decoder")
 FREE = 16  # tokens without a place
 FEATURES = 128  # channels of the eyes at 16 px
 NULL_SHARE = 0.1
@@ -68,6 +71,11 @@ def tokenizer_recipe() -> LoopConfig:
             "to_patches", "posemb", "repa", "reader",
         ),
     )  # fmt: skip
+
+
+def decoder_recipe() -> LoopConfig:
+    """About three hours on one core for all samples; ten minutes on a GPU."""
+    return replace(tokenizer_recipe(), samples=300_000, batch=32, decay_from=0.4)
 
 
 class TokenizerPair(nn.Module):
@@ -255,6 +263,8 @@ class FeatureStream:
 class TokenizerTask:
     """Velocity matching through the tokens, with more weight on patches that show objects."""
 
+    reading = READING
+
     def __init__(
         self, parts: Path, eyes: Path, cache: Path, size: int = SIZE, seed: int = SEED,
         repa_weight: float = 0.5, object_weight: float = 3.0,
@@ -276,25 +286,25 @@ class TokenizerTask:
     def starting_weights(self, folder: Path) -> dict[str, torch.Tensor]:
         """Weights to start from: those of a published folder, and what it lacks as it is."""
         state = dict(self.model.state_dict())
-        for part in ("encoder", "decoder"):
-            state |= {f"{part}.{name}": value for name, value in load_weights(folder / part).items()}
+        for part in PARTS:
+            if hasattr(self.model, part):
+                state |= {f"{part}.{name}": value for name, value in load_weights(folder / part).items()}
         return state
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
         latents, features, scenes = self.stream.batch(first_sample, batch)
+        decoder = self.model.decoder
+        count = token_count(first_sample // batch, self.seed, decoder.config.num_registers)
+        codes, extra, figures = self._tokens(first_sample, latents, count)
         generator = torch.Generator().manual_seed(first_sample)
         noise = torch.randn(latents.shape, generator=generator)
         t = torch.sigmoid(TIME_SPREAD * torch.randn(batch, generator=generator) + TIME_SHIFT)
-        share = READING_SHARE if first_sample < READING else EARLY_SHARE
+        share = READING_SHARE if first_sample < self.reading else EARLY_SHARE
         early = torch.rand(batch, generator=generator) < share
         t = torch.where(early, 1 - EARLY * torch.rand(batch, generator=generator), t)
         empty = (torch.rand(batch, generator=generator) < NULL_SHARE).tolist()
         device, _ = runtime_device()
         noisy, target = add_noise(latents, noise, t).to(device), (noise - latents).to(device)
-        encoder, decoder = self.model.encoder, self.model.decoder
-        count = token_count(first_sample // batch, self.seed, encoder.config.num_registers)
-        z = encoder(latents.to(device), count)
-        codes, _ = encoder.quantizer.quantize(z)
         condition = decoder.condition(codes, [count] * batch, empty)
         velocity, seen = decoder(noisy, condition, t.to(device), return_features=True)
         error = (velocity - target).square().mean(1)
@@ -303,25 +313,36 @@ class TokenizerTask:
         wanted = features.to(device).permute(0, 2, 3, 1)
         alignment = 1 - F.cosine_similarity(projected, wanted, dim=-1).mean()
         octave = 1 << (count - 1).bit_length()
-        figures = {
+        figures |= {
             "flow": float(flow.detach()),
             "repa": float(alignment.detach()),
             f"k{octave}": float(flow.detach()),
         }
-        alike = unused_codes(z)
-        read = self.model.reader(codes, latents.to(device))
-        figures["spread"], figures["read"] = float(alike.detach()), float(read.detach())
-        extra = self.spread_weight * alike + self.read_weight * read
         return flow + self.repa_weight * alignment + extra, figures
+
+    def _encoder_of(self, model: nn.Module) -> Any:
+        return model.encoder
+
+    def _tokens(
+        self, first_sample: int, latents: torch.Tensor, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        """Codes `[B, count, n]` of latents, what they cost beside the decoder's loss, and figures."""
+        device, _ = runtime_device()
+        z = self.model.encoder(latents.to(device), count)
+        codes, _ = self.model.encoder.quantizer.quantize(z)
+        alike, read = unused_codes(z), self.model.reader(codes, latents.to(device))
+        figures = {"spread": float(alike.detach()), "read": float(read.detach())}
+        return codes, self.spread_weight * alike + self.read_weight * read, figures
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
         pictures = to_tensor(held_out_drawings(8))
         latents = encode(self.vae, pictures)
         vae = self.vae
-        pipeline = FlexTokPipeline(vae, model.encoder, model.decoder)
+        encoder = self._encoder_of(model)
+        pipeline = FlexTokPipeline(vae, encoder, model.decoder)
         pipeline.set_progress_bar_config(disable=True)
         ids = pipeline.tokenize(latents.to(vae.device))
-        metrics = {"codes_used": len(ids.unique()) / encoder_codes(model)}
+        metrics = {"codes_used": len(ids.unique()) / encoder.quantizer.num_codes}
         rows, options = [pictures], FlowOptions(steps=10, guidance_scale=1.0)
         for stop in (stop for stop in SHOWN_STOPS if stop <= ids.shape[1]):
             noise = torch.Generator().manual_seed(5)
@@ -336,6 +357,34 @@ class TokenizerTask:
         return metrics
 
 
+class DecoderTask(TokenizerTask):
+    """The decoder alone, on a finished encoder's tokens: tokens that were made before keep their meaning.
+
+    Args:
+        tokenizer: published folder whose encoder is used.
+    """
+
+    reading = 0
+
+    def __init__(self, parts: Path, eyes: Path, cache: Path, tokenizer: Path, **options: Any) -> None:
+        super().__init__(parts, eyes, cache, **options)
+        device, _ = runtime_device()
+        self.encoder = FlexTokEncoderModel.from_pretrained(tokenizer / "encoder").to(device).eval()
+        self.encoder.requires_grad_(False)
+        self.tokens = TokenStream(self.stream.latents, self.encoder, cache)
+        del self.model.encoder, self.model.reader
+
+    def _encoder_of(self, model: nn.Module) -> Any:
+        return self.encoder
+
+    def _tokens(
+        self, first_sample: int, latents: torch.Tensor, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        ids = self.tokens.batch(first_sample, len(latents))[:, :count]
+        codes = self.encoder.quantizer.codes(ids).to(runtime_device()[0])
+        return codes, codes.new_zeros(()), {}
+
+
 def unused_codes(z: torch.Tensor) -> torch.Tensor:
     """How little quantiser inputs `[B, k, n]` differ over a batch, and how far they are saturated.
 
@@ -345,11 +394,6 @@ def unused_codes(z: torch.Tensor) -> torch.Tensor:
     z = z.float()
     alike = F.relu(0.6 - (z.tanh().var(0) + 1e-4).sqrt()).mean()
     return alike + F.relu(z.abs() - 2).square().mean()
-
-
-def encoder_codes(model: nn.Module) -> int:
-    """Size of a pair's vocabulary."""
-    return int(model.encoder.quantizer.num_codes)
 
 
 def held_out_drawings(count: int, held_out: bool = True) -> list[np.ndarray]:
@@ -379,5 +423,5 @@ def split_state(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.
             for name, value in state.items()
             if name.startswith(f"{part}.")
         }
-        for part in ("encoder", "decoder")
+        for part in PARTS
     }

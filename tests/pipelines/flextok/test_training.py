@@ -13,7 +13,13 @@ from pipelines import FlexARPipeline, FlexTokPipeline
 from pipelines.flextok import evaluate, publish, speed, train, train_flexar, train_tokenizer
 from pipelines.flextok.blocks import normalize
 from pipelines.flextok.train_flexar import FlexARTask
-from pipelines.flextok.train_tokenizer import TokenizerTask, eye_features, latent_weights, token_count
+from pipelines.flextok.train_tokenizer import (
+    DecoderTask,
+    TokenizerTask,
+    eye_features,
+    latent_weights,
+    token_count,
+)
 from pipelines.storybook.detector import StorybookEyes, StorybookJudge
 from pipelines.storybook.scene import Scene, SceneObject
 from pipelines.storybook.vocabulary import KINDS
@@ -150,6 +156,25 @@ def test_a_run_becomes_a_folder_and_the_folder_a_run(published, parts, tmp_path)
     log = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["evaluation"] and log[-1]["samples"] == 16
     assert not list(published.glob(".*"))
+
+
+def test_a_decoder_learns_on_while_the_tokens_keep_their_meaning(published, parts, tmp_path):
+    task = DecoderTask(parts, parts / "eyes", tmp_path / "cache", published, size=32)
+    (loss, figures), (again, _) = task.loss(8, 4), task.loss(8, 4)
+    assert loss.isfinite() and loss.equal(again) and "spread" not in figures
+    codes, extra, _ = task._tokens(0, task.stream.batch(0, 4)[0], 5)
+    ids = task.tokens.batch(0, 4)[:, :5]
+    assert extra == 0 and codes.equal(task.encoder.quantizer.codes(ids))
+    before = {path: path.read_bytes() for path in (published / "encoder").iterdir()}
+    old = FlexTokPipeline.from_pretrained(published).decoder.state_dict()
+    common = ["--parts", str(parts), "--state", str(tmp_path / "state")]
+    arguments = ["decoder", *common, "--eyes", str(parts / "eyes"), "--tokenizer", str(published)]
+    arguments += ["--start-from", str(published), "--samples", "64", "--threads", "1"]
+    train.main([*arguments, "--cache", str(tmp_path / "cache")])
+    publish.main(["decoder", *common, "--folder", str(published)])
+    assert {path: path.read_bytes() for path in (published / "encoder").iterdir()} == before
+    new = FlexTokPipeline.from_pretrained(published).decoder.state_dict()
+    assert any(not new[name].equal(value) for name, value in old.items())
 
 
 def test_the_autoencoder_beside_is_named_instead_of_copied(published, parts, tmp_path):
