@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.weights import IMAGE_MODEL, SHARED_VAE, differences, files_beside
+from pipelines.weights import IMAGE_MODEL, SHARED_TEXT, SHARED_VAE, differences, files_beside
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WEIGHTS = REPOSITORY / "assets" / "weights"
@@ -17,7 +17,16 @@ MANIFEST = WEIGHTS / "MANIFEST.json"
 FILE_LIMIT = 10_000_000  # a Space refuses files over 10 MiB that are not in large-file storage
 ASSETS_LIMIT = 90_000_000
 PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
-SHARING_CLASSES = {SHARED_VAE: ("FlexTokPipeline", "FlexARPipeline"), IMAGE_MODEL: ("VidRDPipeline",)}
+SHARING_CLASSES = {
+    SHARED_VAE: ("FlexTokPipeline", "FlexARPipeline"),
+    SHARED_TEXT: ("FlexARPipeline",),
+    IMAGE_MODEL: ("VidRDPipeline",),
+}
+LENT_PARTS = {
+    SHARED_VAE: ("vae",),
+    SHARED_TEXT: ("text_encoder", "tokenizer"),
+    IMAGE_MODEL: ("vae", "unet", "text_encoder", "tokenizer"),
+}
 SHARED_PARTS = ("vae", "text_encoder", "text_encoder_2")
 TOP_LEVEL = {
     *(
@@ -117,8 +126,8 @@ class TestWeights:
                 if library is None:
                     continue  # an optional part that this pipeline goes without
                 assert hasattr(import_module(library), name), f"{index.parent.name}/{part}: {library}.{name}"
-                is_lent = files_beside(index.parent, IMAGE_MODEL) or (
-                    part == "vae" and files_beside(index.parent, SHARED_VAE)
+                is_lent = any(
+                    part in parts and files_beside(index.parent, key) for key, parts in LENT_PARTS.items()
                 )
                 assert (index.parent / part).is_dir() or is_lent
 

@@ -30,7 +30,7 @@ from pipelines.training.command import load_weights
 from pipelines.training.loop import LoopConfig, runtime_device
 
 MODEL: dict[str, Any] = {"width": 160, "depth": 5, "num_heads": 4, "condition": "text"}
-LENGTHS = {16: 0.2, 32: 0.3, 64: 0.2, 128: 0.15, 256: 0.15}  # tokens of a batch and how often
+LENGTHS = {16: 0.3, 32: 0.4, 64: 0.15, 256: 0.15}  # tokens of a batch and how often
 DROPOUT = 0.1
 SHEET_PROMPTS = (
     "a red ball in a meadow",
