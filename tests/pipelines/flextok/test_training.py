@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from pipelines import FlexARPipeline, FlexTokPipeline
-from pipelines.flextok import evaluate, publish, speed, train, train_flexar, train_tokenizer
+from pipelines.flextok import evaluate, publish, speed, token_places, train, train_flexar, train_tokenizer
 from pipelines.flextok.blocks import normalize
 from pipelines.flextok.train_flexar import FlexARTask
 from pipelines.flextok.train_tokenizer import (
@@ -318,10 +318,10 @@ def test_codes_that_are_alike_or_saturated_cost():
 
 
 def test_tokens_start_at_places_that_are_spread_evenly():
-    cells = train_tokenizer.token_cells(256)
-    assert cells[: train_tokenizer.FREE] == [None] * train_tokenizer.FREE
-    places = cells[train_tokenizer.FREE :]
-    marks = train_tokenizer.token_marks(256)
+    cells = token_places.token_cells(256)
+    assert cells[: token_places.FREE] == [None] * token_places.FREE
+    places = cells[token_places.FREE :]
+    marks = token_places.token_marks(256)
     assert marks[:18] == [*range(16), 0, 0] and marks[79:81] == [0, 1] and marks[-1] == 3
     assert len(set(places[:64])) == 64 and places[64:128] == places[:64]
     for few in (4, 16):
@@ -347,7 +347,7 @@ def test_each_head_of_the_first_block_starts_at_the_tokens_of_one_round():
     torch.manual_seed(0)
     decoder = train_tokenizer.FlexTokDecoderModel(**REAL_DECODER)
     encoder = train_tokenizer.FlexTokEncoderModel(**REAL_ENCODER)
-    train_tokenizer.start_at_places(encoder, decoder)
+    token_places.start_at_places(encoder, decoder)
     heads = decoder.config.dim // decoder.config.head_dim
     with torch.no_grad():
         condition = decoder.condition(torch.rand(4, 256, 4) * 2 - 1, [256] * 4)
@@ -361,7 +361,7 @@ def test_each_head_of_the_first_block_starts_at_the_tokens_of_one_round():
             )
             weights = (query @ key.transpose(-1, -2) * 8 / decoder.config.head_dim).softmax(-1)
             seen.append(weights[:, :, :64, 64:].mean(0))  # [heads, patches, tokens]
-    cells, marks = train_tokenizer.token_cells(256), train_tokenizer.token_marks(256)
+    cells, marks = token_places.token_cells(256), token_places.token_marks(256)
     for token, (cell, mark) in enumerate(zip(cells, marks, strict=True)):
         if cell is None:
             assert seen[1][mark % heads, :, token].mean() > 0.1
@@ -375,14 +375,14 @@ def test_the_reader_puts_tokens_back_to_their_places():
     reader = train_tokenizer.PlaceReader(config)
     codes = torch.rand(2, 200, len(SIZES["levels"]), requires_grad=True)
     latents = torch.zeros(2, 4, 16, 16)
-    free, digits = train_tokenizer.FREE, len(SIZES["levels"])
+    free, digits = token_places.FREE, len(SIZES["levels"])
     with torch.no_grad():  # read the second round's first number into every latent of the place
         for parameter in reader.parameters():
             parameter.zero_()
         reader.read.weight[:, digits] = 1.0
         reader.overall.bias += 3.0
     latents += 3
-    for index, (row, column) in enumerate(train_tokenizer.scattered_places(64)):
+    for index, (row, column) in enumerate(token_places.scattered_places(64)):
         told = codes[:, free + 64 + index, 0].detach()[:, None, None, None]
         latents[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] += told
     assert reader(codes, latents) < 1e-12
