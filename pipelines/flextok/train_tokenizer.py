@@ -45,6 +45,7 @@ ENCODER: dict[str, Any] = {**SIZES, "dim": 128, "head_dim": 32, "depth": 6}
 DECODER: dict[str, Any] = {**SIZES, "dim": 160, "head_dim": 40, "depth": 6, "max_timestep": 20.0}
 PARTS = ("encoder", "decoder")
 FEATURES = 128  # channels of the eyes at 16 px
+GIST_WIDTH = 512
 NULL_SHARE = 0.1
 LONG = 3  # extra batches of the last octave in a round: half of all tokens learn from these alone
 EARLY, EARLY_SHARE = 0.15, 0.4  # so many samples lie this close to pure noise: only the tokens tell them
@@ -64,7 +65,7 @@ def tokenizer_recipe() -> LoopConfig:
         decay_from=0.6, ema_decay=0.9995, weight_decay=0.01, evaluate_every_s=600,
         adamw_names=(
             "patch_emb", "enc_to_latents", "registers", "from_latents", "dropout", "time_embedder", "adaLN",
-            "to_patches", "posemb", "repa", "reader",
+            "to_patches", "posemb", "repa", "reader", "gist",
         ),
     )  # fmt: skip
 
@@ -86,7 +87,7 @@ class TokenizerPair(nn.Module):
             nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width), nn.SiLU(),
             nn.Linear(2 * width, FEATURES),
         )  # fmt: skip
-        self.reader = PlaceReader(DECODER)
+        self.reader, self.gist = PlaceReader(DECODER), GistReader(DECODER)
 
 
 class PlaceReader(nn.Module):
@@ -165,6 +166,40 @@ class FeatureStream:
         return latents[:, 0], features, scenes
 
 
+class GistReader(nn.Module):
+    """Reads what the eyes see in every cell from the first free tokens alone.
+
+    Which kind of object stands where is a few bits that hardly lower the decoder's error before it can draw
+    that kind, so the first tokens would learn it last. Short prefixes and generators live on it.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.free = min(FREE, config["num_registers"])
+        self.layers = nn.Sequential(
+            nn.Linear(self.free * (len(config["levels"]) + 1), GIST_WIDTH), nn.SiLU(),
+            nn.Linear(GIST_WIDTH, GIST_WIDTH), nn.SiLU(), nn.Linear(GIST_WIDTH, GRID * GRID * FEATURES),
+        )  # fmt: skip
+
+    def forward(
+        self, codes: torch.Tensor, counts: torch.Tensor, features: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Weighted mean of 1 - cosine between what is read and what the eyes see.
+
+        Args:
+            codes: `[B, k, n]`. counts: how many of them are read, `[B]`.
+            features: `[B, FEATURES, GRID, GRID]`. weights: of cells, `[B, GRID, GRID]`, with mean 1.
+        """
+        codes = codes[:, : self.free]
+        codes = F.pad(
+            codes, (0, 1, 0, self.free - codes.shape[1]), value=1.0
+        )  # a mark for tokens that are read
+        is_read = torch.arange(self.free, device=codes.device) < counts[:, None]
+        told = (codes * is_read[..., None]).to(self.layers[0].weight.dtype)
+        read = self.layers(told.flatten(1)).unflatten(1, (FEATURES, GRID, GRID)).float()
+        return ((1 - F.cosine_similarity(read, features, dim=1)) * weights).mean()
+
+
 class TokenizerTask:
     """Velocity matching through the tokens, with more weight on patches that show objects."""
 
@@ -175,6 +210,7 @@ class TokenizerTask:
         repa_weight: float = 0.5, object_weight: float = 3.0,
         spread_weight: float = 0.5,
         read_weight: float = 1.0,
+        gist_weight: float = 1.0,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
         self.model: nn.Module = TokenizerPair()
@@ -186,7 +222,7 @@ class TokenizerTask:
         seer = StorybookEyes.from_pretrained(eyes).to(device).eval().requires_grad_(False)
         self.stream = FeatureStream(LatentStream(self.vae, cache, size, DRAWN, seed), seer, cache)
         self.seed, self.repa_weight, self.object_weight = seed, repa_weight, object_weight
-        self.spread_weight, self.read_weight = spread_weight, read_weight
+        self.spread_weight, self.read_weight, self.gist_weight = spread_weight, read_weight, gist_weight
 
     def starting_weights(self, folder: Path) -> dict[str, torch.Tensor]:
         """Weights to start from: those of a published folder, and what it lacks as it is."""
@@ -200,7 +236,8 @@ class TokenizerTask:
         latents, features, scenes = self.stream.batch(first_sample, batch)
         decoder = self.model.decoder
         count = token_count(first_sample // batch, self.seed, decoder.config.num_registers)
-        codes, extra, figures = self._tokens(first_sample, latents, count)
+        weights = latent_weights(scenes, self.object_weight)
+        codes, extra, figures = self._tokens(first_sample, latents, count, features, weights)
         generator = torch.Generator().manual_seed(first_sample)
         noise = torch.randn(latents.shape, generator=generator)
         t = torch.sigmoid(TIME_SPREAD * torch.randn(batch, generator=generator) + TIME_SHIFT)
@@ -213,7 +250,7 @@ class TokenizerTask:
         condition = decoder.condition(codes, [count] * batch, empty)
         velocity, seen = decoder(noisy, condition, t.to(device), return_features=True)
         error = (velocity - target).square().mean(1)
-        flow = (error * latent_weights(scenes, self.object_weight).to(device)).mean()
+        flow = (error * weights.to(device)).mean()
         projected = self.model.repa(seen).float()  # [B, 8, 8, 128]
         wanted = features.to(device).permute(0, 2, 3, 1)
         alignment = 1 - F.cosine_similarity(projected, wanted, dim=-1).mean()
@@ -229,15 +266,29 @@ class TokenizerTask:
         return model.encoder
 
     def _tokens(
-        self, first_sample: int, latents: torch.Tensor, count: int
+        self,
+        first_sample: int,
+        latents: torch.Tensor,
+        count: int,
+        features: torch.Tensor,
+        weights: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
-        """Codes `[B, count, n]` of latents, what they cost beside the decoder's loss, and figures."""
+        """Codes `[B, count, n]` of latents, what they cost beside the decoder's loss, and figures.
+
+        Args:
+            features: of the eyes. weights: of the latents' cells.
+        """
         device, _ = runtime_device()
         z = self.model.encoder(latents.to(device), count)
         codes, _ = self.model.encoder.quantizer.quantize(z)
         alike, read = unused_codes(z), self.model.reader(codes, latents.to(device))
-        figures = {"spread": float(alike.detach()), "read": float(read.detach())}
-        return codes, self.spread_weight * alike + self.read_weight * read, figures
+        generator = torch.Generator().manual_seed(first_sample + 1)
+        counts = torch.randint(1, min(count, FREE) + 1, (len(latents),), generator=generator).to(device)
+        cells = F.avg_pool2d(weights[:, None], 2)[:, 0].to(device)
+        gist = self.model.gist(codes, counts, features.to(device), cells)
+        figures = {"spread": alike, "read": read, "gist": gist}
+        extra = self.spread_weight * alike + self.read_weight * read + self.gist_weight * gist
+        return codes, extra, {name: float(value.detach()) for name, value in figures.items()}
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
         pictures = to_tensor(held_out_drawings(8))
@@ -277,13 +328,13 @@ class DecoderTask(TokenizerTask):
         self.encoder = FlexTokEncoderModel.from_pretrained(tokenizer / "encoder").to(device).eval()
         self.encoder.requires_grad_(False)
         self.tokens = TokenStream(self.stream.latents, self.encoder, cache)
-        del self.model.encoder, self.model.reader
+        del self.model.encoder, self.model.reader, self.model.gist
 
     def _encoder_of(self, model: nn.Module) -> Any:
         return self.encoder
 
     def _tokens(
-        self, first_sample: int, latents: torch.Tensor, count: int
+        self, first_sample: int, latents: torch.Tensor, count: int, *_: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
         ids = self.tokens.batch(first_sample, len(latents))[:, :count]
         codes = self.encoder.quantizer.codes(ids).to(runtime_device()[0])
