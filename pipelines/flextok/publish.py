@@ -30,7 +30,7 @@ GENERATOR_PARTS = {
     "text_encoder": ["transformers", "T5EncoderModel"],
     "tokenizer": ["transformers", "T5Tokenizer"],
 }
-DEFAULT_STEPS, DEFAULT_GUIDANCE = 16, 2.0
+DEFAULT_STEPS, DEFAULT_GUIDANCE = 16, 7.0
 
 
 def publish_tokenizer(options: argparse.Namespace, parts: Sequence[str] = ("encoder", "decoder")) -> None:
