@@ -110,7 +110,7 @@ PROGRAMS = [
             ["lcm", "--parts", "p", "--longalign", "l", "--reweight", "1"],
             "lcm has no use for --reweight",
         ),
-        ("flextok", ["flextok", "--tokenizer", "t"], "--tokenizer; it is for flexar"),
+        ("flextok", ["flextok", "--tokenizer", "t"], "--tokenizer; it is for decoder, flexar"),
         ("vidrd", ["decoder", "--parts", "p", "--text", "t"], "--text; it is for video, video-attention"),
     ],
 )
