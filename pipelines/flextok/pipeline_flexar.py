@@ -89,7 +89,7 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
         """
         path = locate(name, accept_licence, options)
         if path.is_dir() and (path / "model_index.json").is_file():
-            if options.get("text_encoder") is None:
+            if "text_encoder" not in options:  # None asks for a generator without one
                 lent = load_lent_text(path, options.get("dtype", options.get("torch_dtype")))
                 options = {**lent, **options}
             return super().from_pretrained(str(path), **{**options, "use_safetensors": True})

@@ -15,7 +15,7 @@ class TokenStream:
 
     def __init__(self, latents: LatentStream, encoder: FlexTokEncoderModel, folder: Path) -> None:
         self.latents, self.encoder = latents, encoder
-        name = f"tokens_{fingerprint(encoder)}_{latents.seed}_{latents.size}.npy"
+        name = f"tokens_{fingerprint(encoder)}_{latents.seed}_{latents.size}_{latents.drawn}.npy"
         mode = "r+" if (folder / name).exists() else "w+"
         shape = (latents.size, encoder.config.num_registers)
         # ids are stored plus one: zero is a slot that hasn't been computed

@@ -114,8 +114,8 @@ class LatentStream:
         folder.mkdir(parents=True, exist_ok=True)
         count = 1 + views
         shape = (size, count, 16, GRID * 2, GRID * 2)
-        drawn = named_by(lambda slot: self.scene(slot)[:2])
-        path = folder / f"latents_{seed}_{size}_{count}_{drawn}.npy"
+        self.drawn = named_by(lambda slot: self.scene(slot)[:2])
+        path = folder / f"latents_{seed}_{size}_{count}_{self.drawn}.npy"
         mode = "r+" if path.exists() else "w+"
         self._file = np.lib.format.open_memmap(
             path, mode=mode, dtype=np.float16, shape=None if mode == "r+" else shape

@@ -207,6 +207,7 @@ def test_the_text_encoder_beside_is_named_instead_of_copied(published, parts, tm
     own = task.text.state_dict()
     assert all(pipeline.text_encoder.state_dict()[name].equal(value) for name, value in own.items())
     assert FlexARPipeline.from_pretrained(published, dtype=torch.float16).text_encoder.dtype == torch.float16
+    assert FlexARPipeline.from_pretrained(published, text_encoder=None).text_encoder is None
     prompt = {"keep": 3, "generator": torch.Generator().manual_seed(0), "output_type": "tokens"}
     tokens = pipeline("a red ball", **prompt).tokens
     pipeline.save_pretrained(tmp_path / "elsewhere/model")
@@ -250,6 +251,9 @@ def test_the_generator_learns_resumes_and_is_published(published, parts, tmp_pat
     assert result.images[0].size == (128, 128)
     start = task.starting_weights(published)
     assert set(start) == set(task.model.state_dict())
+    pair = TokenizerTask(parts, parts / "eyes", cache, size=8)
+    assert pair.reading > 0 and set(pair.starting_weights(published)) == set(pair.model.state_dict())
+    assert pair.reading == 0  # published weights paint at once
     judged(published, parts, tmp_path / "figures")
     timed(tmp_path / "speed.json", "--folder", str(published))
     timed(tmp_path / "random.json", "--random", "--parts", str(parts))
