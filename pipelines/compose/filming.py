@@ -135,8 +135,10 @@ def load_film_model(folder: Path) -> FilmModel:
     from torch import nn
 
     from pipelines.compose.quiet import quiet_loading
-    from pipelines.vidrd.pipeline_vidrd import VidRDPipeline
-    from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel
+
+    with quiet_loading():
+        from pipelines.vidrd.pipeline_vidrd import VidRDPipeline
+        from pipelines.vidrd.unet_vidrd import VidRDUNet3DModel
 
     runtime, folder = choose_runtime(), Path(folder)
     dtype = getattr(torch, runtime.dtype)

@@ -146,9 +146,11 @@ def load_model(folder: Path) -> LoadedTokenizer:
     import torch
 
     from pipelines.compose.quiet import quiet_loading
-    from pipelines.flextok.checkpoint import fingerprint
-    from pipelines.flextok.pipeline_flexar import FlexARPipeline
-    from pipelines.flextok.pipeline_flextok import FlexTokPipeline
+
+    with quiet_loading():
+        from pipelines.flextok.checkpoint import fingerprint
+        from pipelines.flextok.pipeline_flexar import FlexARPipeline
+        from pipelines.flextok.pipeline_flextok import FlexTokPipeline
 
     runtime, folder = choose_runtime(), Path(folder)
     if not folder.exists():

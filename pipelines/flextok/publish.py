@@ -122,6 +122,7 @@ def write_index(folder: Path, settings: dict[str, Any] | None = None) -> None:
 
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "flextok": publish_tokenizer,
+    "encoder": partial(publish_tokenizer, parts=("encoder",)),
     "decoder": partial(publish_tokenizer, parts=("decoder",)),
     "flexar": publish_generator,
 }

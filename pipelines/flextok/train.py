@@ -1,4 +1,4 @@
-"""Train tokenizer, its decoder alone, or generator.
+"""Train tokenizer, its encoder or decoder alone, or generator.
 
 `python -m pipelines.flextok.train flextok --state DIR --minutes 9`
 """
@@ -22,6 +22,12 @@ def _flextok(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     return TokenizerTask(options.parts, options.eyes, _cache(options)), tokenizer_recipe()
 
 
+def _encoder(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
+    from pipelines.flextok.train_tokenizer import EncoderTask, encoder_recipe
+
+    return EncoderTask(options.parts, options.eyes, _cache(options)), encoder_recipe()
+
+
 def _decoder(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     from pipelines.flextok.train_tokenizer import DecoderTask, decoder_recipe
 
@@ -34,9 +40,15 @@ def _flexar(options: argparse.Namespace) -> tuple[Task, LoopConfig]:
     return FlexARTask(options.tokenizer, options.parts, _cache(options)), flexar_recipe()
 
 
-RECIPES: dict[str, Recipe] = {"decoder": _decoder, "flexar": _flexar, "flextok": _flextok}
+RECIPES: dict[str, Recipe] = {
+    "decoder": _decoder,
+    "encoder": _encoder,
+    "flexar": _flexar,
+    "flextok": _flextok,
+}
 USES = {
     "decoder": Uses(takes=("parts", "eyes", "tokenizer", "cache")),
+    "encoder": Uses(takes=("parts", "eyes", "cache")),
     "flexar": Uses(takes=("parts", "tokenizer", "cache")),
     "flextok": Uses(takes=("parts", "eyes", "cache")),
 }
@@ -51,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="folder with vae, text_encoder_2, tokenizer_2",
     )
     parser.add_argument(
-        "--eyes", type=Path, default=WEIGHTS / "storybook-eyes", help="flextok, decoder: the frozen eyes"
+        "--eyes", type=Path, default=WEIGHTS / "storybook-eyes", help="all but flexar: the frozen eyes"
     )
     parser.add_argument("--cache", type=Path, help="latents that the recipes share; default: in the state")
     parser.add_argument(

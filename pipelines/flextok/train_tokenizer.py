@@ -10,7 +10,7 @@ all patches, and each head of the decoder's first block starts out looking at on
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,11 +22,22 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import nn
 
-from pipelines.flextok.blocks import patchify
+from pipelines.flextok.blocks import normalize
 from pipelines.flextok.flow_sampler import FlowOptions, add_noise
 from pipelines.flextok.measures import STOPS
 from pipelines.flextok.pipeline_flextok import FlexTokPipeline
-from pipelines.flextok.token_places import FREE, place_order, start_at_places, token_rounds
+from pipelines.flextok.token_places import FREE, start_at_places
+from pipelines.flextok.token_readers import (
+    FEATURES,
+    GistReader,
+    Labels,
+    PatchReader,
+    PlaceReader,
+    WordReader,
+    middle_patches,
+    scene_labels,
+    unlike_features,
+)
 from pipelines.flextok.token_stream import TokenStream
 from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
 from pipelines.storybook.dataset import sample_rng, to_tensor
@@ -44,8 +55,6 @@ SIZES: dict[str, Any] = {
 ENCODER: dict[str, Any] = {**SIZES, "dim": 128, "head_dim": 32, "depth": 6}
 DECODER: dict[str, Any] = {**SIZES, "dim": 160, "head_dim": 40, "depth": 6, "max_timestep": 20.0}
 PARTS = ("encoder", "decoder")
-FEATURES = 128  # channels of the eyes at 16 px
-GIST_WIDTH = 512
 NULL_SHARE = 0.1
 LONG = 3  # extra batches of the last octave in a round: half of all tokens learn from these alone
 EARLY, EARLY_SHARE = 0.15, 0.4  # so many samples lie this close to pure noise: only the tokens tell them
@@ -53,9 +62,10 @@ READING, READING_SHARE = 50_000, 0.9  # and so many of the first samples: readin
 TIME_SPREAD = 1.4
 TIME_SHIFT = 1.0  # towards noise, where the tokens are needed
 DRAWN = SceneMix(counts=(0.45, 0.5, 0.05), sized=0.6)
-SEED, SIZE = 51, 20_000  # of the drawings from which tokenizer and generator learn
+SEED, SIZE = 51, 60_000  # of the drawings from which tokenizer and generator learn
 SHOWN_STOPS = (1, 4, 16, 64, 256)
-HELD_OUT_SEED = 9_000
+HELD_OUT_SEED, HELD_OUT = 9_000, 64
+FREE_SHARE = 0.5  # of the encoder's batches end with the free tokens
 
 
 def tokenizer_recipe() -> LoopConfig:
@@ -65,9 +75,14 @@ def tokenizer_recipe() -> LoopConfig:
         decay_from=0.6, ema_decay=0.9995, weight_decay=0.01, evaluate_every_s=600,
         adamw_names=(
             "patch_emb", "enc_to_latents", "registers", "from_latents", "dropout", "time_embedder", "adaLN",
-            "to_patches", "posemb", "repa", "reader", "gist",
+            "to_patches", "posemb", "repa", "words", "reader", "gist", "patches",
         ),
     )  # fmt: skip
+
+
+def encoder_recipe() -> LoopConfig:
+    """About half an hour on one core for all samples (110 a second); five minutes on a GPU."""
+    return replace(tokenizer_recipe(), samples=200_000, batch=32, decay_from=0.5, ema_decay=0.999)
 
 
 def decoder_recipe() -> LoopConfig:
@@ -76,7 +91,7 @@ def decoder_recipe() -> LoopConfig:
 
 
 class TokenizerPair(nn.Module):
-    """Both transformers and, for training alone, a projection of decoder features and a reader of tokens."""
+    """Both transformers and, for training alone, a projection of decoder features and readers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,40 +102,9 @@ class TokenizerPair(nn.Module):
             nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width), nn.SiLU(),
             nn.Linear(2 * width, FEATURES),
         )  # fmt: skip
+        self.words = WordReader(width)
         self.reader, self.gist = PlaceReader(DECODER), GistReader(DECODER)
-
-
-class PlaceReader(nn.Module):
-    """Reads a patch's latents linearly from the codes of the free tokens and of all tokens at its place.
-
-    Every round over the places has weights of its own, so that the rounds have reason to tell different
-    things.
-    """
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.patch, most = tuple(config["patch_size"]), config["num_registers"]
-        self.free, self.rounds = min(FREE, most), token_rounds(most)
-        self.register_buffer("order", torch.tensor(place_order()).argsort(), persistent=False)
-        digits, values = len(config["levels"]), config["in_channels"] * self.patch[0] * self.patch[1]
-        self.overall = nn.Linear(self.free * digits, GRID * GRID * values)
-        self.read = nn.Linear(max(self.rounds, 1) * digits, values, bias=False)
-
-    def forward(self, codes: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of the reading from codes `[B, k, n]` of latents `[B, C, H, W]`.
-
-        Tokens that are missing read as 0.
-        """
-        codes = codes.to(self.read.weight.dtype)
-        told = F.pad(codes[:, : self.free], (0, 0, 0, max(self.free - codes.shape[1], 0)))
-        read = self.overall(told.flatten(1)).unflatten(1, (GRID * GRID, -1))  # [B, P, C p p]
-        placed = codes[:, self.free :]
-        if placed.shape[1]:
-            placed = F.pad(placed, (0, 0, 0, self.rounds * GRID * GRID - placed.shape[1]))
-            placed = placed.unflatten(1, (self.rounds, -1))[:, :, self.order]  # places row by row
-            read = read + self.read(placed.transpose(1, 2).flatten(2))
-        wanted = patchify(latents, self.patch).flatten(1, 2)
-        return (read.float() - wanted.float()).square().mean()
+        self.patches = PatchReader(ENCODER["dim"])
 
 
 def token_count(batch_index: int, seed: int, most: int) -> int:
@@ -166,36 +150,13 @@ class FeatureStream:
         return latents[:, 0], features, scenes
 
 
-class GistReader(nn.Module):
-    """Reads what the eyes see in every cell from the first free tokens alone.
+@dataclass(frozen=True)
+class Shown:
+    """What a batch of drawings shows: labels, the eyes' features and weights of cells (mean 1)."""
 
-    Which kind of object stands where is a few bits that hardly lower the decoder's error before it can draw
-    that kind, so the first tokens would learn it last. Short prefixes and generators live on it.
-    """
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.free = min(FREE, config["num_registers"])
-        self.layers = nn.Sequential(
-            nn.Linear(self.free * (len(config["levels"]) + 1), GIST_WIDTH), nn.SiLU(),
-            nn.Linear(GIST_WIDTH, GIST_WIDTH), nn.SiLU(), nn.Linear(GIST_WIDTH, GRID * GRID * FEATURES),
-        )  # fmt: skip
-
-    def forward(
-        self, codes: torch.Tensor, counts: torch.Tensor, features: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
-        """Weighted mean of 1 - cosine between what is read and what the eyes see.
-
-        Args:
-            codes: `[B, k, n]`. counts: how many of them are read, `[B]`.
-            features: `[B, FEATURES, GRID, GRID]`. weights: of cells, `[B, GRID, GRID]`, with mean 1.
-        """
-        codes = codes[:, : self.free]
-        codes = F.pad(codes, (0, 1, 0, self.free - codes.shape[1]), value=1.0)  # a 1 marks what is read
-        is_read = torch.arange(self.free, device=codes.device) < counts[:, None]
-        told = (codes * is_read[..., None]).to(self.layers[0].weight.dtype)
-        read = self.layers(told.flatten(1)).unflatten(1, (FEATURES, GRID, GRID)).float()
-        return ((1 - F.cosine_similarity(read, features, dim=1)) * weights).mean()
+    labels: Labels
+    features: torch.Tensor
+    weights: torch.Tensor
 
 
 class TokenizerTask:
@@ -209,6 +170,7 @@ class TokenizerTask:
         spread_weight: float = 0.5,
         read_weight: float = 1.0,
         gist_weight: float = 1.0,
+        words_weight: float = 0.1,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
         self.model: nn.Module = TokenizerPair()
@@ -220,7 +182,8 @@ class TokenizerTask:
         seer = StorybookEyes.from_pretrained(eyes).to(device).eval().requires_grad_(False)
         self.stream = FeatureStream(LatentStream(self.vae, cache, size, DRAWN, seed), seer, cache)
         self.seed, self.repa_weight, self.object_weight = seed, repa_weight, object_weight
-        self.spread_weight, self.read_weight, self.gist_weight = spread_weight, read_weight, gist_weight
+        self.spread_weight, self.read_weight = spread_weight, read_weight
+        self.gist_weight, self.words_weight = gist_weight, words_weight
 
     def starting_weights(self, folder: Path) -> dict[str, torch.Tensor]:
         """Weights to start from: those of a published folder, and what it lacks as it is."""
@@ -232,11 +195,13 @@ class TokenizerTask:
         return state
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
+        device, _ = runtime_device()
         latents, features, scenes = self.stream.batch(first_sample, batch)
         decoder = self.model.decoder
         count = token_count(first_sample // batch, self.seed, decoder.config.num_registers)
         weights = latent_weights(scenes, self.object_weight)
-        codes, extra, figures = self._tokens(first_sample, latents, count, features, weights)
+        shown = self._shown(features, scenes, weights)
+        codes, extra, figures = self._tokens(first_sample, latents, count, shown)
         generator = torch.Generator().manual_seed(first_sample)
         noise = torch.randn(latents.shape, generator=generator)
         t = torch.sigmoid(TIME_SPREAD * torch.randn(batch, generator=generator) + TIME_SHIFT)
@@ -244,50 +209,51 @@ class TokenizerTask:
         early = torch.rand(batch, generator=generator) < share
         t = torch.where(early, 1 - EARLY * torch.rand(batch, generator=generator), t)
         empty = (torch.rand(batch, generator=generator) < NULL_SHARE).tolist()
-        device, _ = runtime_device()
         noisy, target = add_noise(latents, noise, t).to(device), (noise - latents).to(device)
         condition = decoder.condition(codes, [count] * batch, empty)
-        velocity, seen = decoder(noisy, condition, t.to(device), return_features=True)
+        with middle_patches(decoder.module_dict["dec_transformer"]) as late:
+            velocity, early_patches = decoder(noisy, condition, t.to(device), return_features=True)
         error = (velocity - target).square().mean(1)
         flow = (error * weights.to(device)).mean()
-        projected = self.model.repa(seen).float()  # [B, 8, 8, 128]
-        wanted = features.to(device).permute(0, 2, 3, 1)
-        alignment = 1 - F.cosine_similarity(projected, wanted, dim=-1).mean()
+        alignment = unlike_features(self.model.repa(early_patches), shown.features, shown.weights)
+        told = normalize(late[0][shown.labels.rows, shown.labels.cells])
+        words, right = self.model.words(told, shown.labels)
         octave = 1 << (count - 1).bit_length()
         figures |= {
             "flow": float(flow.detach()),
             "repa": float(alignment.detach()),
+            "painted_kind": right,
             f"k{octave}": float(flow.detach()),
         }
-        return flow + self.repa_weight * alignment + extra, figures
+        return flow + self.repa_weight * alignment + self.words_weight * words + extra, figures
+
+    def _shown(self, features: torch.Tensor, scenes: list[Scene], weights: torch.Tensor) -> Shown:
+        device, _ = runtime_device()
+        cells = F.avg_pool2d(weights[:, None], 2)[:, 0]
+        return Shown(scene_labels(scenes).to(device), features.to(device), cells.to(device))
 
     def _encoder_of(self, model: nn.Module) -> Any:
         return model.encoder
 
     def _tokens(
-        self,
-        first_sample: int,
-        latents: torch.Tensor,
-        count: int,
-        features: torch.Tensor,
-        weights: torch.Tensor,
+        self, first_sample: int, latents: torch.Tensor, count: int, shown: Shown
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
-        """Codes `[B, count, n]` of latents, what they cost beside the decoder's loss, and figures.
-
-        Args:
-            features: of the eyes. weights: of the latents' cells.
-        """
+        """Codes `[B, count, n]` of latents, what they cost beside the decoder's loss, and figures."""
         device, _ = runtime_device()
-        z = self.model.encoder(latents.to(device), count)
-        codes, _ = self.model.encoder.quantizer.quantize(z)
+        encoder = self.model.encoder
+        with middle_patches(encoder.module_dict["enc_transformer"]) as seen:
+            z = encoder(latents.to(device), count)
+        codes, _ = encoder.quantizer.quantize(z)
         alike, read = unused_codes(z), self.model.reader(codes, latents.to(device))
         generator = torch.Generator().manual_seed(first_sample + 1)
         counts = torch.randint(1, min(count, FREE) + 1, (len(latents),), generator=generator).to(device)
-        cells = F.avg_pool2d(weights[:, None], 2)[:, 0].to(device)
-        gist = self.model.gist(codes, counts, features.to(device), cells)
-        figures = {"spread": alike, "read": read, "gist": gist}
-        extra = self.spread_weight * alike + self.read_weight * read + self.gist_weight * gist
-        return codes, extra, {name: float(value.detach()) for name, value in figures.items()}
+        told = (shown.labels, shown.features, shown.weights)
+        gist, right = self.model.gist(codes, counts, *told)
+        patches = self.model.patches(seen[0], *told)
+        extra = self.spread_weight * alike + self.read_weight * read + self.gist_weight * gist + patches
+        losses = {"spread": alike, "read": read, "gist": gist, "patches": patches}
+        figures = {name: float(value.detach()) for name, value in losses.items()}
+        return codes, extra, figures | {"kind": right}
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
         pictures = to_tensor(held_out_drawings(8))
@@ -312,6 +278,37 @@ class TokenizerTask:
         return metrics
 
 
+class EncoderTask(TokenizerTask):
+    """The encoder alone, by what can be read from its tokens: three times as fast as with the decoder."""
+
+    def __init__(self, parts: Path, eyes: Path, cache: Path, **options: Any) -> None:
+        super().__init__(parts, eyes, cache, **options)
+        del self.model.decoder, self.model.repa, self.model.words
+        unseen = LatentStream(self.vae, cache, HELD_OUT, DRAWN, HELD_OUT_SEED)
+        self.unseen = FeatureStream(unseen, self.stream.eyes, cache)
+
+    def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
+        latents, features, scenes = self.stream.batch(first_sample, batch)
+        most = self.model.encoder.config.num_registers
+        count = token_count(first_sample // batch, self.seed, most)
+        if Random(f"free/{self.seed}/{first_sample}").random() < FREE_SHARE:
+            count = min(FREE, most)
+        shown = self._shown(features, scenes, latent_weights(scenes, self.object_weight))
+        _, error, figures = self._tokens(first_sample, latents, count, shown)
+        return error, figures
+
+    def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
+        latents, features, scenes = self.unseen.batch(0, HELD_OUT)
+        shown = self._shown(features, scenes, latent_weights(scenes, self.object_weight))
+        codes = model.encoder.quantizer.quantize(model.encoder(latents.to(shown.features.device)))[0]
+        metrics = {"held_out_read": float(model.reader(codes, latents.to(codes.device)))}
+        for stop in (stop for stop in SHOWN_STOPS if stop <= min(FREE, codes.shape[1])):
+            counts = torch.full((HELD_OUT,), stop, device=codes.device)
+            told = (shown.labels, shown.features, shown.weights)
+            metrics[f"held_out_kind_{stop}"] = model.gist(codes, counts, *told)[1]
+        return metrics
+
+
 class DecoderTask(TokenizerTask):
     """The decoder alone, on a finished encoder's tokens: tokens that were made before keep their meaning.
 
@@ -327,13 +324,13 @@ class DecoderTask(TokenizerTask):
         self.encoder = FlexTokEncoderModel.from_pretrained(tokenizer / "encoder").to(device).eval()
         self.encoder.requires_grad_(False)
         self.tokens = TokenStream(self.stream.latents, self.encoder, cache)
-        del self.model.encoder, self.model.reader, self.model.gist
+        del self.model.encoder, self.model.reader, self.model.gist, self.model.patches
 
     def _encoder_of(self, model: nn.Module) -> Any:
         return self.encoder
 
     def _tokens(
-        self, first_sample: int, latents: torch.Tensor, count: int, *_: torch.Tensor
+        self, first_sample: int, latents: torch.Tensor, count: int, shown: Shown
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
         ids = self.tokens.batch(first_sample, len(latents))[:, :count]
         codes = self.encoder.quantizer.codes(ids).to(runtime_device()[0])

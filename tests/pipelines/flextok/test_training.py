@@ -10,11 +10,21 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from pipelines import FlexARPipeline, FlexTokPipeline
-from pipelines.flextok import evaluate, publish, speed, token_places, train, train_flexar, train_tokenizer
+from pipelines.flextok import (
+    evaluate,
+    publish,
+    speed,
+    token_places,
+    token_readers,
+    train,
+    train_flexar,
+    train_tokenizer,
+)
 from pipelines.flextok.blocks import normalize
 from pipelines.flextok.train_flexar import FlexARTask
 from pipelines.flextok.train_tokenizer import (
     DecoderTask,
+    EncoderTask,
     TokenizerTask,
     eye_features,
     latent_weights,
@@ -22,7 +32,7 @@ from pipelines.flextok.train_tokenizer import (
 )
 from pipelines.storybook.detector import StorybookEyes, StorybookJudge
 from pipelines.storybook.scene import Scene, SceneObject
-from pipelines.storybook.vocabulary import KINDS
+from pipelines.storybook.vocabulary import COLOURS, KINDS, PLACES
 from pipelines.training.loop import LoopConfig, Run, slice_of
 from pipelines.weights import lenders, verify_folder
 
@@ -31,6 +41,7 @@ SIZES = {
     "levels": (8, 5), "depth": 2, "posemb_type": "learnable_sum",
 }  # fmt: skip
 REAL_ENCODER, REAL_DECODER = train_tokenizer.ENCODER, train_tokenizer.DECODER  # tests make them small
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 FAST = LoopConfig(samples=4000, batch=4, lr=3e-3, warmup=3, ema_decay=0.9)
 
 
@@ -58,6 +69,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(train_tokenizer, "ENCODER", SIZES)
     monkeypatch.setattr(train_tokenizer, "DECODER", {**SIZES, "max_timestep": 20.0})
     monkeypatch.setattr(train_tokenizer, "FEATURES", 32)
+    monkeypatch.setattr(token_readers, "FEATURES", 32)
     monkeypatch.setattr(train_flexar, "MODEL", {"width": 32, "depth": 2, "num_heads": 2, "condition": "text"})
 
 
@@ -162,7 +174,7 @@ def test_a_decoder_learns_on_while_the_tokens_keep_their_meaning(published, part
     task = DecoderTask(parts, parts / "eyes", tmp_path / "cache", published, size=32)
     (loss, figures), (again, _) = task.loss(8, 4), task.loss(8, 4)
     assert loss.isfinite() and loss.equal(again) and "spread" not in figures
-    codes, extra, _ = task._tokens(0, task.stream.batch(0, 4)[0], 5)
+    codes, extra, _ = task._tokens(0, task.stream.batch(0, 4)[0], 5, None)
     ids = task.tokens.batch(0, 4)[:, :5]
     assert extra == 0 and codes.equal(task.encoder.quantizer.codes(ids))
     before = {path: path.read_bytes() for path in (published / "encoder").iterdir()}
@@ -175,6 +187,22 @@ def test_a_decoder_learns_on_while_the_tokens_keep_their_meaning(published, part
     assert {path: path.read_bytes() for path in (published / "encoder").iterdir()} == before
     new = FlexTokPipeline.from_pretrained(published).decoder.state_dict()
     assert any(not new[name].equal(value) for name, value in old.items())
+
+
+def test_the_encoder_learns_alone_by_what_can_be_read_from_its_tokens(published, parts, tmp_path):
+    task = EncoderTask(parts, parts / "eyes", tmp_path / "cache", size=32)
+    run = Run(task, slice_of(FAST, samples=400), tmp_path / "run", task.starting_weights(published))
+    losses = [run.train_step()["loss"] for _ in range(60)]
+    assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:10])
+    metrics = run.evaluate()
+    assert set(metrics) == {"held_out_read", "held_out_kind_1", "held_out_kind_4"}
+    before = {name: (published / name / WEIGHTS).read_bytes() for name in ("encoder", "decoder")}
+    run.save()
+    arguments = ["encoder", "--state", str(tmp_path / "run"), "--folder", str(published)]
+    publish.main([*arguments, "--parts", str(parts)])
+    assert (published / "encoder" / WEIGHTS).read_bytes() != before["encoder"]
+    assert (published / "decoder" / WEIGHTS).read_bytes() == before["decoder"]
+    FlexTokPipeline.from_pretrained(published)
 
 
 def test_the_autoencoder_beside_is_named_instead_of_copied(published, parts, tmp_path):
@@ -376,7 +404,7 @@ def test_each_head_of_the_first_block_starts_at_the_tokens_of_one_round():
 
 def test_the_reader_puts_tokens_back_to_their_places():
     config = {**SIZES, "num_registers": 256, "patch_size": (2, 2), "in_channels": 4}
-    reader = train_tokenizer.PlaceReader(config)
+    reader = token_readers.PlaceReader(config)
     codes = torch.rand(2, 200, len(SIZES["levels"]), requires_grad=True)
     latents = torch.zeros(2, 4, 16, 16)
     free, digits = token_places.FREE, len(SIZES["levels"])
@@ -394,3 +422,40 @@ def test_the_reader_puts_tokens_back_to_their_places():
     assert codes.grad[:, free + 64 : free + 128].abs().sum() > 0 == codes.grad[:, :free].abs().sum()
     assert reader(codes[:, : free + 64], latents) > 0.01  # missing tokens read as 0
     assert reader(codes[:, :3], torch.full_like(latents, 3.0)) < 1e-12
+
+
+def test_labels_say_what_stands_where():
+    ball = SceneObject("ball", "red", "plain", "large", 0.99, 0.01, 0.17)
+    cat = SceneObject("cat", "black", "dotted", "small", 0.5, 0.74, 0.17 * np.e)
+    labels = token_readers.scene_labels([Scene("room", ()), Scene("beach", (ball, cat))])
+    assert labels.rows.tolist() == [1, 1] and labels.cells.tolist() == [7, 5 * 8 + 4]
+    words = [[KINDS.index("ball"), COLOURS.index("red"), 0], [KINDS.index("cat"), COLOURS.index("black"), 2]]
+    assert labels.words.tolist() == words
+    assert labels.scales.tolist() == pytest.approx([0.0, 2.0])
+    assert [PLACES[i] for i in labels.places] == ["room", "beach"]
+
+
+def test_the_gist_is_read_from_as_many_tokens_as_are_given():
+    torch.manual_seed(2)
+    reader = token_readers.GistReader({"num_registers": 256, "levels": (8, 5, 5, 5)})
+    ball = SceneObject("ball", "red", "plain", "large", 0.5, 0.5, 0.2)
+    labels = token_readers.scene_labels([Scene("room", (ball,))])
+    codes, features = torch.rand(1, 40, 4) * 2 - 1, torch.randn(1, 32, 8, 8)
+
+    def error(codes, count, labels=labels):
+        return reader(codes, torch.tensor([count]), labels, features, torch.ones(1, 8, 8))[0]
+
+    other = codes.clone()
+    other[:, 5:] *= -1
+    assert error(codes, 5).equal(error(other, 5)) and not error(codes, 6).equal(error(other, 6))
+    assert error(codes[:, :5], 5).equal(error(codes, 5))
+    assert not error(codes * 0, 4).equal(error(codes * 0, 5))  # a token of zeros is a token
+    nothing = token_readers.scene_labels([Scene("room", ())])
+    assert error(codes, 5, nothing).isfinite()
+
+
+def test_features_that_point_the_same_way_are_alike():
+    features, weights = torch.randn(2, 32, 8, 8), torch.ones(2, 8, 8)
+    read = features.permute(0, 2, 3, 1)
+    assert float(token_readers.unlike_features(3 * read, features, weights)) == pytest.approx(0.0, abs=1e-6)
+    assert float(token_readers.unlike_features(-read, features, weights)) == pytest.approx(2.0)
