@@ -18,7 +18,7 @@ from torch import nn
 from pipelines.flextok.blocks import Trunk, normalize, patchify
 from pipelines.flextok.token_places import FREE, place_order, token_rounds
 from pipelines.storybook.latents import GRID
-from pipelines.storybook.scene import Scene
+from pipelines.storybook.scene import Scene, is_held_out_pair
 from pipelines.storybook.vocabulary import COLOURS, KINDS, PATTERNS, PLACES
 
 FEATURES = 128  # channels of the eyes at 16 px
@@ -116,12 +116,18 @@ class PlaceReader(nn.Module):
 
 
 class WordReader(nn.Module):
-    """Reads an object's kind, colour, pattern and size linearly from a vector."""
+    """Reads an object's kind, colour, pattern and size linearly from a vector.
+
+    A word is only told apart from words that training draws with the other one: a combination that is held
+    out must not be learned to be impossible.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.sizes = [*map(len, WORDS), 1]
         self.words = nn.Linear(width, sum(self.sizes))
+        unseen = [[is_held_out_pair(colour, kind) for colour in COLOURS] for kind in KINDS]
+        self.register_buffer("unseen", torch.tensor(unseen), persistent=False)
 
     def forward(self, vectors: torch.Tensor, labels: Labels) -> tuple[torch.Tensor, float]:
         """Error of what is read from `[N, width]`, and the share of kinds that are right.
@@ -131,10 +137,20 @@ class WordReader(nn.Module):
         if not len(vectors):
             return vectors.float().sum(), 0.0
         *answers, scales = self.words(vectors).float().split(self.sizes, dim=1)
+        kinds, colours, _ = words = labels.words.unbind(1)
+        right = float((answers[0].detach().argmax(1) == kinds).float().mean())
+        answers[0] = _without(answers[0], self.unseen.T[colours], kinds)
+        answers[1] = _without(answers[1], self.unseen[kinds], colours)
         error = (scales[:, 0] - labels.scales).square().mean()
-        for weight, answer, word in zip(WORD_WEIGHTS, answers, labels.words.unbind(1), strict=True):
+        for weight, answer, word in zip(WORD_WEIGHTS, answers, words, strict=True):
             error = error + weight * F.cross_entropy(answer, word)
-        return error, float((answers[0].detach().argmax(1) == labels.words[:, 0]).float().mean())
+        return error, right
+
+
+def _without(answers: torch.Tensor, unseen: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Scores `[N, words]` with no chance for words that are unseen beside the other one, but the right one."""
+    others = unseen & (torch.arange(answers.shape[1], device=answers.device) != right[:, None])
+    return answers.masked_fill(others, float("-inf"))
 
 
 class GistReader(nn.Module):
