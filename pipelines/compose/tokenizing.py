@@ -333,7 +333,8 @@ def generate(
     """Make tokens from text, one after another, and the picture they show.
 
     Args:
-        keep: tokens. Default: all. temperature, top_k, top_p: see `TokenSampling`.
+        keep: tokens. Default: as many as the model draws best. temperature, top_k, top_p: see
+            `TokenSampling`.
         guidance_scale: of the tokens. Default: 3. steps: of the decoder. Default: the model's own.
         prefix: ids to go on from.
         on_progress: is shown the growing prefix, decoded, as often as a tenth of the time allows.
@@ -347,7 +348,7 @@ def generate(
 
     if model.generator is None:
         raise ValueError(f"{model.folder.name} can't make tokens from text: it has no generator")
-    count, options = _checked_count(model, keep), _options(model, steps, None)
+    count, options = model.generator.tokens_wanted(keep, len(prefix)), _options(model, steps, None)
     _check_seed(seed)
     sampling = TokenSampling(3.0 if guidance_scale is None else guidance_scale, temperature, top_k, top_p)
     text, warnings = understood(prompt) if model.is_storybook else (prompt, ())

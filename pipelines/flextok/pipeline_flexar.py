@@ -32,6 +32,7 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
 
     Args:
         default_steps, default_guidance: of the tokenizer's `decode`; saved with the folder.
+        default_keep: tokens that are drawn where none are asked for, None for all; saved with the folder.
 
     Attributes:
         flextok: the tokenizer around the same parts.
@@ -50,6 +51,7 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
         tokenizer: PreTrainedTokenizerBase | None = None,
         default_steps: int = 25,
         default_guidance: float = 7.5,
+        default_keep: int | None = None,
     ) -> None:
         super().__init__()
         codes = decoder.quantizer.num_codes
@@ -66,6 +68,8 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
                 f"the text encoder is {text_encoder.config.d_model} wide, "
                 + (f"the model reads {width}" if width else "but the model is told classes")
             )
+        if default_keep is not None and not 1 <= default_keep <= transformer.config.num_tokens:
+            raise ValueError(f"default_keep is {default_keep}; allowed: 1 to {transformer.config.num_tokens}")
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -74,7 +78,9 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
         )
-        self.register_to_config(default_steps=default_steps, default_guidance=default_guidance)
+        self.register_to_config(
+            default_steps=default_steps, default_guidance=default_guidance, default_keep=default_keep
+        )
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, accept_licence: bool = False, **options: Any) -> Any:
@@ -154,6 +160,18 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
         """Longest sequence that is generated."""
         return self.transformer.config.num_tokens
 
+    def tokens_wanted(self, keep: int | None = None, given: int = 0) -> int:
+        """How many tokens a sequence gets that `given` ones begin: `keep`, or what the folder says is best.
+
+        Raises:
+            ValueError: a number that can't be drawn.
+        """
+        best = self.config.default_keep or self.num_tokens
+        total = (best if given < best else self.num_tokens) if keep is None else keep
+        if type(total) is not int or not 1 <= total <= self.num_tokens:
+            raise ValueError(f"keep is {keep!r}; allowed: 1 to {self.num_tokens} tokens")
+        return total
+
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str]) -> ARCondition:
         """What the model is told by texts; padding is masked, so a text's meaning is its own.
@@ -196,7 +214,8 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
 
         Args:
             prompt: one text or one per picture; or class_labels: one id or one per picture.
-            keep: number of tokens, 1 to `num_tokens`. Default: all.
+            keep: number of tokens, 1 to `num_tokens`. Default: as many as are drawn best (`default_keep`), or
+                all where a prefix has as many.
             sampling: guidance, temperature, filters. Default: guidance of the authors, no filters.
             prefix: ids `[B, n]` or `[n]` to go on from, for instance a picture's first tokens.
             generator: one for all pictures, or a list with one per picture.
@@ -209,9 +228,7 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
         rows = len(prompts if prompts is not None else classes or [])
         if rows == 0:
             raise ValueError("give at least one prompt or class label")
-        total = self.num_tokens if keep is None else keep
-        if type(total) is not int or not 1 <= total <= self.num_tokens:
-            raise ValueError(f"keep is {keep!r}; allowed: 1 to {self.num_tokens}")
+        total = self.tokens_wanted(keep, 0 if prefix is None else torch.as_tensor(prefix).shape[-1])
         sampling = sampling or TokenSampling(GUIDANCE[self.transformer.config.condition])
         generators = _one_each(generator, rows)
         ids = self._checked_prefix(prefix, rows, total).to(self._execution_device)

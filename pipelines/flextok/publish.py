@@ -31,6 +31,7 @@ GENERATOR_PARTS = {
     "tokenizer": ["transformers", "T5Tokenizer"],
 }
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 16, 7.0
+DEFAULT_KEEP = 32  # tokens drawn from text: later ones tell details, and a small generator errs in them
 
 
 def publish_tokenizer(options: argparse.Namespace, parts: Sequence[str] = ("encoder", "decoder")) -> None:
@@ -75,7 +76,8 @@ def publish_generator(options: argparse.Namespace) -> None:
             shutil.rmtree(options.folder / name, ignore_errors=True)
         else:
             _copy(options.parts / source, options.folder / name)
-    write_index(options.folder, {SHARED_TEXT: shared} if shared else {})
+    settings = {"default_keep": min(options.keep, model.config.num_tokens)}
+    write_index(options.folder, settings | ({SHARED_TEXT: shared} if shared else {}))
 
 
 def _save(model: Any, folder: Path) -> None:
@@ -143,6 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--guidance", type=float, default=DEFAULT_GUIDANCE, help="flextok: guidance of decoding"
     )
+    parser.add_argument("--keep", type=int, default=DEFAULT_KEEP, help="flexar: tokens drawn from text")
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     PARTS[options.part](options)

@@ -148,7 +148,7 @@ class WordReader(nn.Module):
 
 
 def _without(answers: torch.Tensor, unseen: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Scores `[N, words]` with no chance for words that are unseen beside the other one, but the right one."""
+    """Scores `[N, words]`: no chance for words that are unseen beside the other one."""
     others = unseen & (torch.arange(answers.shape[1], device=answers.device) != right[:, None])
     return answers.masked_fill(others, float("-inf"))
 

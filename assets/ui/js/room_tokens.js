@@ -10,6 +10,7 @@ import { makeTokenTable } from "./token_table.js";
 
 const KINDS = "encode,decode,generate";
 const LARGEST = 8;
+const DRAWN = 5; // of text: later tokens tell details, in which a small generator errs
 const WORDS = { encode: "Reading the picture", generate: "Drawing tokens", decode: "Showing prefixes", load: "Loading the model", save: "Saving" };
 
 export function open(section) {
@@ -17,7 +18,7 @@ export function open(section) {
   const picker = makePicker("Picture");
   const fit = segments("How it gets into the model's square", [["letterbox", "Whole"], ["crop", "Middle"], ["tiles", "Tiles"]], "letterbox");
   const prompt = textArea("a red cat in a meadow", "a red cat in a meadow");
-  const keep = rangeField("Tokens", { low: 0, high: LARGEST, value: LARGEST }, (doublings) => String(2 ** doublings));
+  const keep = rangeField("Tokens", { low: 0, high: LARGEST, value: DRAWN }, (doublings) => String(2 ** doublings));
   const temperature = numberBox(1, 0.1, 10, 0.1);
   const seed = seedField();
   const go = h("button", { type: "button", class: "t-button t-go", data: { kind: "main" }, on: { click: start } }, "Turn into tokens");
@@ -102,8 +103,8 @@ export function open(section) {
     return run("decode", { strip: data, seed: seed.take() });
   }
 
-  function rerolled(tokens, text) {
-    return run("generate", { prompt: text, prefix: tokens, seed: seed.take(), temperature: Number(temperature.value) });
+  function rerolled(tokens, text, count) {
+    return run("generate", { prompt: text, prefix: tokens, keep: count, seed: seed.take(), temperature: Number(temperature.value) });
   }
 
   async function refresh() {

@@ -9,7 +9,7 @@ import { makeStripView } from "./strip_view.js";
 const fileOf = (job, name) => address(`jobs/${job.id}/files/${name}`);
 const prefixOf = (job, count) => fileOf(job, `k-${String(count).padStart(3, "0")}.png`);
 
-/** {element, show(job), offer(jobs), pictureOf(job)}; `act` has mixed(strip) and rerolled(tokens, text). */
+/** {element, show(job), offer(jobs), pictureOf(job)}; `act` has mixed(strip) and rerolled(tokens, text, count). */
 export function makeTokenTable(act) {
   const original = h("img", { alt: "The picture as it was" });
   const shown = h("img", { alt: "" });
@@ -148,7 +148,9 @@ export function makeTokenTable(act) {
 
   function reroll() {
     if (!tail.value.trim()) return complain("Say what the picture shows.");
-    act.rerolled(job.result.tokens.slice(0, kept()), tail.value);
+    const { tokens, count } = job.result;
+    // where all are kept there is no length to keep to
+    act.rerolled(tokens.slice(0, kept()), tail.value, kept() < count ? count : undefined);
   }
 
   const complain = (text) => problem.replaceChildren(note(text, "problem"));

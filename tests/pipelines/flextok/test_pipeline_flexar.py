@@ -193,6 +193,22 @@ def test_one_folder_serves_both_pipelines(text_generator, tmp_path):
     assert torch.equal(tokenizer.tokenize(latents), text_generator.flextok.tokenize(latents))
 
 
+def test_the_folder_says_how_many_tokens_are_drawn_best(text_generator, tmp_path):
+    text_generator.save_pretrained(tmp_path)
+    assert text_generator.generate(PROMPTS, sampling=GREEDY).shape == (2, 16)  # no say: all
+    few = FlexARPipeline.from_pretrained(tmp_path, default_keep=5)
+    few.save_pretrained(tmp_path)
+    few = FlexARPipeline.from_pretrained(tmp_path)
+    assert few.generate(PROMPTS, sampling=GREEDY).shape == (2, 5)
+    assert few.generate(PROMPTS, keep=7, sampling=GREEDY).shape == (2, 7)
+    assert few.generate(PROMPTS[0], prefix=[1, 2], sampling=GREEDY).shape == (1, 5)
+    assert few.generate(PROMPTS[0], prefix=[1] * 5, sampling=GREEDY).shape == (1, 16)
+    FlexTokPipeline.from_pretrained(tmp_path)
+    for wrong in (0, 17):
+        with pytest.raises(ValueError, match="default_keep is"):
+            FlexARPipeline.from_pretrained(tmp_path, default_keep=wrong)
+
+
 def test_class_models_save_without_text_parts(class_generator, tmp_path):
     class_generator.save_pretrained(tmp_path)
     loaded = FlexARPipeline.from_pretrained(tmp_path)

@@ -31,7 +31,7 @@ from pipelines.flextok.train_tokenizer import (
     token_count,
 )
 from pipelines.storybook.detector import StorybookEyes, StorybookJudge
-from pipelines.storybook.scene import Scene, SceneObject
+from pipelines.storybook.scene import Scene, SceneObject, is_held_out_pair
 from pipelines.storybook.vocabulary import COLOURS, KINDS, PLACES
 from pipelines.training.loop import LoopConfig, Run, slice_of
 from pipelines.weights import lenders, verify_folder
@@ -275,6 +275,7 @@ def test_the_generator_learns_resumes_and_is_published(published, parts, tmp_pat
     pipeline = FlexARPipeline.from_pretrained(published)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.config.default_guidance == 1.5  # kept from the tokenizer
+    assert pipeline.config.default_keep == 8  # fewer than the recipe's
     result = pipeline("a red ball in a room", keep=3, generator=torch.Generator().manual_seed(0))
     assert result.images[0].size == (128, 128)
     start = task.starting_weights(published)
@@ -452,6 +453,27 @@ def test_the_gist_is_read_from_as_many_tokens_as_are_given():
     assert not error(codes * 0, 4).equal(error(codes * 0, 5))  # a token of zeros is a token
     nothing = token_readers.scene_labels([Scene("room", ())])
     assert error(codes, 5, nothing).isfinite()
+
+
+def test_words_are_told_apart_from_words_drawn_with_the_other_one():
+    torch.manual_seed(3)
+    reader = token_readers.WordReader(6)
+    vectors = torch.randn(1, 6)
+
+    def slopes(kind, colour):
+        """Which kinds' and which colours' scores the error of one object depends on."""
+        item = SceneObject(kind, colour, "plain", "large", 0.5, 0.5, 0.2)
+        reader.words.zero_grad()
+        error, _ = reader(vectors, token_readers.scene_labels([Scene("room", (item,))]))
+        error.backward()
+        is_told = reader.words.bias.grad != 0
+        return is_told[: len(KINDS)].tolist(), is_told[len(KINDS) :][: len(COLOURS)].tolist()
+
+    for colour in COLOURS:
+        for kind in KINDS:
+            kinds, colours = slopes(kind, colour)
+            assert kinds == [k == kind or not is_held_out_pair(colour, k) for k in KINDS]
+            assert colours == [c == colour or not is_held_out_pair(c, kind) for c in COLOURS]
 
 
 def test_features_that_point_the_same_way_are_alike():
