@@ -113,9 +113,7 @@ def _add_tokens(commands: argparse._SubParsersAction[_Parser]) -> None:
     decode.add_argument("--keep", metavar="K", help="use only the first K tokens (default: all)")
     generate = actions.add_parser("generate", help="draw tokens from text and write their picture")
     _add_prompt(generate)
-    generate.add_argument(
-        "--keep", metavar="K", help="tokens, 1 to 256 (default: as many as the model draws best)"
-    )
+    generate.add_argument("--keep", metavar="K", help="tokens, 1 to 256 (default: the model's own number)")
     generate.add_argument("--temperature", default="1", metavar="T", help="above 0 (default: 1)")
     generate.add_argument("--top-k", default="0", metavar="N", help="only the N likeliest ids (default: all)")
     generate.add_argument("--top-p", default="0", metavar="P", help="only the likeliest ids (default: all)")

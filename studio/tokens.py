@@ -126,8 +126,8 @@ class Tokenizer(Protocol):
     def load(self, folder: Path) -> Any:
         """An opaque handle of the model in `folder`. Raises ValueError or OSError when it can't be read."""
 
-    def can_generate(self, folder: Path) -> bool:
-        """Whether the model makes tokens from text, without loading it."""
+    def tokens_drawn(self, folder: Path) -> int:
+        """Tokens a model draws from text unless asked for another number; 0: none. Loads nothing."""
 
     def read(self, data: bytes) -> Strip:
         """What an .fxtk file holds."""

@@ -333,8 +333,7 @@ def generate(
     """Make tokens from text, one after another, and the picture they show.
 
     Args:
-        keep: tokens. Default: as many as the model draws best. temperature, top_k, top_p: see
-            `TokenSampling`.
+        keep: tokens. Default: the model's own number. temperature, top_k, top_p: see `TokenSampling`.
         guidance_scale: of the tokens. Default: 3. steps: of the decoder. Default: the model's own.
         prefix: ids to go on from.
         on_progress: is shown the growing prefix, decoded, as often as a tenth of the time allows.

@@ -68,8 +68,8 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
                 f"the text encoder is {text_encoder.config.d_model} wide, "
                 + (f"the model reads {width}" if width else "but the model is told classes")
             )
-        if default_keep is not None and not 1 <= default_keep <= transformer.config.num_tokens:
-            raise ValueError(f"default_keep is {default_keep}; allowed: 1 to {transformer.config.num_tokens}")
+        if default_keep is not None:
+            _check_count("default_keep", default_keep, transformer.config.num_tokens)
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -161,16 +161,15 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
         return self.transformer.config.num_tokens
 
     def tokens_wanted(self, keep: int | None = None, given: int = 0) -> int:
-        """How many tokens a sequence gets that `given` ones begin: `keep`, or what the folder says is best.
+        """Length of a sequence that `given` tokens begin: `keep`, or the folder's own number, or all.
 
         Raises:
-            ValueError: a number that can't be drawn.
+            ValueError: `keep` is not an integer from 1 to `num_tokens`.
         """
-        best = self.config.default_keep or self.num_tokens
-        total = (best if given < best else self.num_tokens) if keep is None else keep
-        if type(total) is not int or not 1 <= total <= self.num_tokens:
-            raise ValueError(f"keep is {keep!r}; allowed: 1 to {self.num_tokens} tokens")
-        return total
+        if keep is not None:
+            return _check_count("keep", keep, self.num_tokens)
+        own = self.config.default_keep or self.num_tokens
+        return own if given < own else self.num_tokens
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str]) -> ARCondition:
@@ -214,8 +213,8 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
 
         Args:
             prompt: one text or one per picture; or class_labels: one id or one per picture.
-            keep: number of tokens, 1 to `num_tokens`. Default: as many as are drawn best (`default_keep`), or
-                all where a prefix has as many.
+            keep: number of tokens, 1 to `num_tokens`. Default: `default_keep`, or all where a prefix has as
+                many already.
             sampling: guidance, temperature, filters. Default: guidance of the authors, no filters.
             prefix: ids `[B, n]` or `[n]` to go on from, for instance a picture's first tokens.
             generator: one for all pictures, or a list with one per picture.
@@ -228,10 +227,13 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
         rows = len(prompts if prompts is not None else classes or [])
         if rows == 0:
             raise ValueError("give at least one prompt or class label")
-        total = self.tokens_wanted(keep, 0 if prefix is None else torch.as_tensor(prefix).shape[-1])
+        first = self._checked_prefix(prefix, rows)
+        total = self.tokens_wanted(keep, first.shape[1])
+        if first.shape[1] >= total:
+            raise ValueError(f"prefix has {first.shape[1]} tokens; allowed: 0 to {total - 1}")
         sampling = sampling or TokenSampling(GUIDANCE[self.transformer.config.condition])
         generators = _one_each(generator, rows)
-        ids = self._checked_prefix(prefix, rows, total).to(self._execution_device)
+        ids = first.to(self._execution_device)
         condition = self._condition(prompts, classes, sampling.is_guided)
         copies = 2 if sampling.is_guided else 1
         cache = self.transformer.new_cache(copies * rows) if use_cache else None
@@ -242,13 +244,13 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
             ids = torch.cat([ids, sampling.draw(conditional, null, generators)[:, None]], dim=1)
             yield ids
 
-    def _checked_prefix(self, prefix: Any, rows: int, total: int) -> torch.Tensor:
-        if prefix is None:
+    def _checked_prefix(self, prefix: Any, rows: int) -> torch.Tensor:
+        if prefix is None or (isinstance(prefix, list | tuple) and not prefix):
             return torch.zeros(rows, 0, dtype=torch.long)
         ids = torch.as_tensor(prefix)
         ids = ids.expand(rows, -1) if ids.ndim == 1 else ids
-        if ids.ndim != 2 or len(ids) != rows or not 0 <= ids.shape[1] < total or ids.is_floating_point():
-            raise ValueError(f"prefix is {list(ids.shape)}; expected integers [{rows}, 0 to {total - 1}]")
+        if ids.ndim != 2 or len(ids) != rows or ids.is_floating_point():
+            raise ValueError(f"prefix is {list(ids.shape)} {ids.dtype}; expected integers [n] or [{rows}, n]")
         self.decoder.quantizer.codes(ids)  # refuses ids out of range
         return ids.long()
 
@@ -315,6 +317,13 @@ class FlexARPipeline(SharesVae, DiffusionPipeline):
             )
         self.maybe_free_model_hooks()
         return FlexTokOutput(images, tokens) if return_dict else (images, tokens)
+
+
+def _check_count(name: str, count: Any, most: int) -> int:
+    """The count, if it is one of 1 to `most` tokens."""
+    if type(count) is not int or not 1 <= count <= most:
+        raise ValueError(f"{name} is {count!r}; allowed: 1 to {most} tokens")
+    return count
 
 
 def _one_each(generator: Sources, rows: int) -> list[torch.Generator | None]:

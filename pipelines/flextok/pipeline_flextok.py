@@ -18,6 +18,7 @@ from pipelines.flextok.outputs import FlexTokOutput
 from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
 from pipelines.shared_vae import SharesVae
 
+GENERATOR_ENTRIES = ("transformer", "text_encoder", "tokenizer", "default_keep")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 StepCallback = Callable[[Any, int, float, dict[str, torch.Tensor]], dict[str, torch.Tensor] | None]
 
@@ -57,6 +58,14 @@ class FlexTokPipeline(SharesVae, DiffusionPipeline):
         self.register_to_config(default_steps=default_steps, default_guidance=default_guidance)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self._shrink)
         self._interrupt = False
+
+    @classmethod
+    def load_config(cls, *arguments: Any, **options: Any) -> Any:
+        """As diffusers' method, without what a generator in the same folder adds to the index."""
+        config = super().load_config(*arguments, **options)
+        if isinstance(config, dict):
+            config = {name: value for name, value in config.items() if name not in GENERATOR_ENTRIES}
+        return config
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, accept_licence: bool = False, **options: Any) -> Any:

@@ -18,6 +18,7 @@ from pipelines.flextok.lent_text import PARTS as TEXT_PARTS
 from pipelines.flextok.lent_text import text_beside
 from pipelines.shared_vae import vae_beside
 from pipelines.storybook.publish import SHARD, averaged
+from pipelines.training.command import Uses, parse_recipe
 from pipelines.weights import SHARED_TEXT, SHARED_VAE
 
 TOKENIZER_PARTS = {
@@ -32,6 +33,7 @@ GENERATOR_PARTS = {
 }
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 16, 7.0
 DEFAULT_KEEP = 32  # tokens drawn from text: later ones tell details, and a small generator errs in them
+SETTINGS = {"steps": DEFAULT_STEPS, "guidance": DEFAULT_GUIDANCE, "keep": DEFAULT_KEEP}
 
 
 def publish_tokenizer(options: argparse.Namespace, parts: Sequence[str] = ("encoder", "decoder")) -> None:
@@ -40,13 +42,15 @@ def publish_tokenizer(options: argparse.Namespace, parts: Sequence[str] = ("enco
     from pipelines.flextok.transformer_flextok import FlexTokDecoderModel, FlexTokEncoderModel
 
     states = split_state(averaged(options.state))
+    if missing := [name for name in parts if not states[name]]:
+        raise ValueError(f"{options.state} holds no {' and no '.join(missing)}")
     kinds = {"encoder": (FlexTokEncoderModel, ENCODER), "decoder": (FlexTokDecoderModel, DECODER)}
     for name in parts:
         kind, sizes = kinds[name]
         model = kind(**sizes)
         model.load_state_dict(states[name])
         _save(model.half(), options.folder / name)
-    settings = {"default_steps": options.steps, "default_guidance": options.guidance}
+    settings = _settings(options, "steps", "guidance")
     if shared := vae_beside(options.parts / "vae", options.folder):
         shutil.rmtree(options.folder / "vae", ignore_errors=True)
         settings[SHARED_VAE] = shared
@@ -76,8 +80,21 @@ def publish_generator(options: argparse.Namespace) -> None:
             shutil.rmtree(options.folder / name, ignore_errors=True)
         else:
             _copy(options.parts / source, options.folder / name)
-    settings = {"default_keep": min(options.keep, model.config.num_tokens)}
+    settings = _settings(options, "keep")
+    settings["default_keep"] = min(settings["default_keep"], model.config.num_tokens)
     write_index(options.folder, settings | ({SHARED_TEXT: shared} if shared else {}))
+
+
+def _settings(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """What the options say of decoding and drawing, else the folder's index, else the recipe's numbers."""
+    path = options.folder / "model_index.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return {
+        f"default_{name}": known.get(f"default_{name}", SETTINGS[name])
+        if getattr(options, name) is None
+        else getattr(options, name)
+        for name in names
+    }
 
 
 def _save(model: Any, folder: Path) -> None:
@@ -132,7 +149,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.flextok.publish", description=__doc__)
-    parser.add_argument("part", choices=sorted(PARTS))
+    parser.add_argument("recipe", metavar="part", choices=sorted(PARTS), help=", ".join(sorted(PARTS)))
     parser.add_argument("--state", type=Path, required=True, help="state folder of the run")
     parser.add_argument("--folder", type=Path, required=True, help="model folder")
     parser.add_argument(
@@ -141,14 +158,25 @@ def main(arguments: list[str] | None = None) -> None:
         default=Path("assets/weights/storybook-flux"),
         help="folder the run took its parts from",
     )
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="flextok: decoding steps")
+    tokenizer = "all but flexar; default: the folder's, else"
+    parser.add_argument("--steps", type=int, help=f"decoding steps ({tokenizer} {DEFAULT_STEPS})")
+    parser.add_argument("--guidance", type=float, help=f"of decoding ({tokenizer} {DEFAULT_GUIDANCE:g})")
     parser.add_argument(
-        "--guidance", type=float, default=DEFAULT_GUIDANCE, help="flextok: guidance of decoding"
+        "--keep",
+        type=int,
+        help=f"tokens drawn from text (flexar; default: the folder's, else {DEFAULT_KEEP})",
     )
-    parser.add_argument("--keep", type=int, default=DEFAULT_KEEP, help="flexar: tokens drawn from text")
-    options = parser.parse_args(arguments)
+    uses = {part: Uses(takes=("steps", "guidance")) for part in PARTS}
+    options = parse_recipe(parser, {**uses, "flexar": Uses(takes=("keep",))}, arguments)
+    for name, least in (("steps", 1), ("guidance", 0.0), ("keep", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            parser.error(f"--{name} is {value:g}; allowed: {least:g} or more")
     options.folder.mkdir(parents=True, exist_ok=True)
-    PARTS[options.part](options)
+    try:
+        PARTS[options.recipe](options)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ left to themselves, the first tokens learn colours and places only. Short prefix
 kinds.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -35,7 +35,7 @@ class Labels:
     """What stands where in a batch; N objects in all.
 
     Attributes:
-        rows: picture of each object, `[N]`. cells: cell of its centre, row by row, `[N]`.
+        rows: picture of each object, `[N]`. cells: cell of its centre, row by row, `[N]`, 0 to 63.
         words: indexes of kind, colour and pattern, `[N, 3]`.
         scales: twice the logarithm of the size over a typical one, `[N]`.
         places: index of each picture's place, `[B]`.
@@ -53,7 +53,7 @@ class Labels:
 
 
 def scene_labels(scenes: Sequence[Scene]) -> Labels:
-    """Labels of scenes of aspect 1."""
+    """Labels of scenes of aspect 1; a centre outside of the picture counts to the nearest cell."""
     found = [(row, item) for row, scene in enumerate(scenes) for item in scene.objects]
     cells = [[min(max(int(at * GRID), 0), GRID - 1) for at in (item.y, item.x)] for _, item in found]
     words = [
@@ -64,7 +64,7 @@ def scene_labels(scenes: Sequence[Scene]) -> Labels:
         torch.tensor([row for row, _ in found], dtype=torch.long),
         torch.tensor([row * GRID + column for row, column in cells], dtype=torch.long),
         torch.tensor(words, dtype=torch.long).reshape(-1, len(WORDS)),
-        torch.tensor([float(np.log(item.scale / TYPICAL_SCALE)) * 2 for _, item in found]),
+        torch.tensor([2 * math.log(item.scale / TYPICAL_SCALE) for _, item in found]),
         torch.tensor([PLACES.index(scene.place) for scene in scenes], dtype=torch.long),
     )
 
@@ -130,7 +130,7 @@ class WordReader(nn.Module):
         self.register_buffer("unseen", torch.tensor(unseen), persistent=False)
 
     def forward(self, vectors: torch.Tensor, labels: Labels) -> tuple[torch.Tensor, float]:
-        """Error of what is read from `[N, width]`, and the share of kinds that are right.
+        """Error of what is read from `[N, width]`, and the share of kinds that are right of all kinds.
 
         The error is the words' weighted cross-entropy plus the squared error of the size.
         """

@@ -64,7 +64,7 @@ TIME_SHIFT = 1.0  # towards noise, where the tokens are needed
 DRAWN = SceneMix(counts=(0.45, 0.5, 0.05), sized=0.6)
 SEED, SIZE = 51, 60_000  # of the drawings from which tokenizer and generator learn
 SHOWN_STOPS = (1, 4, 16, 64, 256)
-HELD_OUT_SEED, HELD_OUT = 9_000, 64
+HELD_OUT_SEED, HELD_OUT = 9_000, 64  # of drawings that no training sees
 FREE_SHARE = 0.5  # of the encoder's batches end with the free tokens
 
 
@@ -81,12 +81,12 @@ def tokenizer_recipe() -> LoopConfig:
 
 
 def encoder_recipe() -> LoopConfig:
-    """About half an hour on one core for all samples (110 a second); five minutes on a GPU."""
+    """Half an hour to an hour on one core for all samples (60 to 110 a second)."""
     return replace(tokenizer_recipe(), samples=200_000, batch=32, decay_from=0.5, ema_decay=0.999)
 
 
 def decoder_recipe() -> LoopConfig:
-    """About an hour and a half on one core for all samples (60 a second); ten minutes on a GPU."""
+    """About an hour and a half on one core for all samples (40 to 68 a second)."""
     return replace(tokenizer_recipe(), samples=300_000, batch=32, decay_from=0.4)
 
 
@@ -284,8 +284,14 @@ class EncoderTask(TokenizerTask):
     def __init__(self, parts: Path, eyes: Path, cache: Path, **options: Any) -> None:
         super().__init__(parts, eyes, cache, **options)
         del self.model.decoder, self.model.repa, self.model.words
-        unseen = LatentStream(self.vae, cache, HELD_OUT, DRAWN, HELD_OUT_SEED)
-        self.unseen = FeatureStream(unseen, self.stream.eyes, cache)
+        self.unseen = {
+            part: FeatureStream(
+                LatentStream(self.vae, cache, HELD_OUT, replace(DRAWN, held_out=held_out), HELD_OUT_SEED),
+                self.stream.eyes,
+                cache,
+            )
+            for part, held_out in (("seen", False), ("held_out", True))
+        }
 
     def loss(self, first_sample: int, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
         latents, features, scenes = self.stream.batch(first_sample, batch)
@@ -298,14 +304,17 @@ class EncoderTask(TokenizerTask):
         return error, figures
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
-        latents, features, scenes = self.unseen.batch(0, HELD_OUT)
-        shown = self._shown(features, scenes, latent_weights(scenes, self.object_weight))
-        codes = model.encoder.quantizer.quantize(model.encoder(latents.to(shown.features.device)))[0]
-        metrics = {"held_out_read": float(model.reader(codes, latents.to(codes.device)))}
-        for stop in (stop for stop in SHOWN_STOPS if stop <= min(FREE, codes.shape[1])):
-            counts = torch.full((HELD_OUT,), stop, device=codes.device)
-            told = (shown.labels, shown.features, shown.weights)
-            metrics[f"held_out_kind_{stop}"] = model.gist(codes, counts, *told)[1]
+        """What is read from new drawings of pairs that training draws, and of pairs that it doesn't."""
+        metrics = {}
+        for part, stream in self.unseen.items():
+            latents, features, scenes = stream.batch(0, HELD_OUT)
+            shown = self._shown(features, scenes, latent_weights(scenes, self.object_weight))
+            codes = model.encoder.quantizer.quantize(model.encoder(latents.to(shown.features.device)))[0]
+            metrics[f"{part}_read"] = float(model.reader(codes, latents.to(codes.device)))
+            for stop in (stop for stop in SHOWN_STOPS if stop <= min(FREE, codes.shape[1])):
+                counts = torch.full((HELD_OUT,), stop, device=codes.device)
+                told = (shown.labels, shown.features, shown.weights)
+                metrics[f"{part}_kind_{stop}"] = model.gist(codes, counts, *told)[1]
         return metrics
 
 

@@ -67,7 +67,7 @@ class Task(Protocol):
         """Loss on `batch` samples of the seeded stream from `first_sample` on, and figures to log."""
 
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
-        """Metrics of the averaged model on held-out data; writes a sample sheet into `folder`."""
+        """Metrics of the averaged model on held-out data; what paints writes a sample sheet into `folder`."""
 
 
 def runtime_device() -> tuple[torch.device, torch.dtype]:

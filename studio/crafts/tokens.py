@@ -190,15 +190,18 @@ def plan_tokens(registry: Registry, tokenizer: Tokenizer, world: World, request:
     """
     card = registry.usable(request.model, "tokens")
     unknown: tuple[str, ...] = ()
-    if isinstance(request, TokenGenerateRequest):
-        if not tokenizer.can_generate(card.folder):
+    named = replace(request, model=card.name)
+    if isinstance(named, TokenGenerateRequest):
+        drawn = tokenizer.tokens_drawn(card.folder)
+        if not drawn:
             raise StudioError(
                 "not_installed", f"The model {card.name} makes no tokens from text: it has no generator."
             )
-        unknown = world.unknown_words(card, request.prompt)
+        unknown = world.unknown_words(card, named.prompt)
+        if named.keep is None and len(named.prefix) < drawn:
+            named = replace(named, keep=drawn)  # what is recorded, foretold and done again later
     forecast = Forecast(_FIRST_SECONDS, 600_000_000 + 4 * card.size_bytes, (), True)
     remark = world.sentence(unknown)
-    named = replace(request, model=card.name)
     return Plan(named, request.title, card, forecast, unknown, (remark,) if remark else ())
 
 

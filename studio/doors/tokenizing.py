@@ -37,13 +37,16 @@ class PipelineTokenizer:
 
         return tokenizing.load_model(folder)
 
-    def can_generate(self, folder: Path) -> bool:
+    def tokens_drawn(self, folder: Path) -> int:
         """See `Tokenizer`."""
         try:
             index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return isinstance(index, dict) and index.get("_class_name") == "FlexARPipeline"
+            if index["_class_name"] != "FlexARPipeline":
+                return 0
+            config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+            return int(index.get("default_keep") or config["num_tokens"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
 
     def read(self, data: bytes) -> Strip:
         """See `Tokenizer`."""

@@ -77,7 +77,7 @@ class JobQueue:
     def plan(self, request: Request) -> Plan:
         """See `Studio.plan`."""
         plan = self._crafts[request.kind].check(request)
-        pace = self.pace(request.kind, plan.request.model, request.amount)
+        pace = self.pace(request.kind, plan.request.model, plan.request.amount)
         return replace(plan, forecast=plan.forecast.scaled(pace))
 
     def watch(self, job_id: str) -> JobSnapshot:

@@ -103,7 +103,7 @@ class TokenGenerateRequest(Request):
 
     Args:
         prompt: 1 to 20,000 characters; stored normalised.
-        keep: Tokens, 1 to 256. Default: None, as many as the model draws best.
+        keep: Tokens, 1 to 256. Default: None, the model's own number.
         seed, steps, model: As for `TokenEncodeRequest`; the seed also draws the tokens.
         temperature: Above 0, at most 10.
         top_k: Only so many of the likeliest ids, 0 for all.

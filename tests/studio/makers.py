@@ -41,20 +41,20 @@ class DrawingTokenizer:
     Args:
         gate: Decoding waits for it after the first stop.
         half: Drawing tokens from text waits for it after half of them, when it has shown them.
-        generates: Whether it draws tokens from text.
+        drawn: Tokens that it draws from text unless asked for another number; 0: none.
     """
 
     gate: threading.Event | None = None
     half: threading.Event | None = None
-    generates: bool = True
+    drawn: int = 4
     calls: list[str] = field(default_factory=list)
 
     def load(self, folder: Path) -> str:
         self.calls.append("load")
         return folder.name
 
-    def can_generate(self, folder: Path) -> bool:
-        return self.generates
+    def tokens_drawn(self, folder: Path) -> int:
+        return self.drawn
 
     def read(self, data: bytes) -> Strip:
         if data[:4] != b"FXTK" or len(data) < 12:

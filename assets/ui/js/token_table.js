@@ -149,8 +149,8 @@ export function makeTokenTable(act) {
   function reroll() {
     if (!tail.value.trim()) return complain("Say what the picture shows.");
     const { tokens, count } = job.result;
-    // where all are kept there is no length to keep to
-    act.rerolled(tokens.slice(0, kept()), tail.value, kept() < count ? count : undefined);
+    if (kept() === count) return complain("Keep fewer tokens: there is none left to draw.");
+    act.rerolled(tokens.slice(0, kept()), tail.value, count);
   }
 
   const complain = (text) => problem.replaceChildren(note(text, "problem"));

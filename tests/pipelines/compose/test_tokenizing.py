@@ -55,7 +55,7 @@ def folder(build_vae, build_parts, tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "storybook-tokens"
     text = {"text_encoder": parts["text_encoder_2"], "tokenizer": parts["tokenizer_2"]}
     FlexARPipeline(
-        model, build_vae(), encoder, decoder, **text, default_steps=3, default_guidance=1.5
+        model, build_vae(), encoder, decoder, **text, default_steps=3, default_guidance=1.5, default_keep=12
     ).save_pretrained(path)
     return path
 
@@ -194,6 +194,8 @@ def test_text_becomes_tokens_and_a_picture(model):
     assert again.data == made.data and same(again.image, made.image)
     assert other.data != made.data
     assert generate(model, PROMPT, keep=3, seed=2).strip == made.strip.keep(3)
+    own = generate(model, PROMPT, seed=2).strip
+    assert own.count == 12 and own.keep(5) == made.strip
 
 
 def test_generation_can_be_finished_early(model):

@@ -193,7 +193,7 @@ def test_one_folder_serves_both_pipelines(text_generator, tmp_path):
     assert torch.equal(tokenizer.tokenize(latents), text_generator.flextok.tokenize(latents))
 
 
-def test_the_folder_says_how_many_tokens_are_drawn_best(text_generator, tmp_path):
+def test_the_folder_says_how_many_tokens_are_drawn(text_generator, tmp_path, caplog):
     text_generator.save_pretrained(tmp_path)
     assert text_generator.generate(PROMPTS, sampling=GREEDY).shape == (2, 16)  # no say: all
     few = FlexARPipeline.from_pretrained(tmp_path, default_keep=5)
@@ -203,8 +203,10 @@ def test_the_folder_says_how_many_tokens_are_drawn_best(text_generator, tmp_path
     assert few.generate(PROMPTS, keep=7, sampling=GREEDY).shape == (2, 7)
     assert few.generate(PROMPTS[0], prefix=[1, 2], sampling=GREEDY).shape == (1, 5)
     assert few.generate(PROMPTS[0], prefix=[1] * 5, sampling=GREEDY).shape == (1, 16)
+    caplog.clear()
     FlexTokPipeline.from_pretrained(tmp_path)
-    for wrong in (0, 17):
+    assert caplog.messages == []  # what only the generator has is none of its business
+    for wrong in (0, 17, 5.0, True):
         with pytest.raises(ValueError, match="default_keep is"):
             FlexARPipeline.from_pretrained(tmp_path, default_keep=wrong)
 
@@ -232,7 +234,9 @@ def test_class_models_save_without_text_parts(class_generator, tmp_path):
         ({"prompt": "a", "prefix": [200]}, "0 to 199"),
         ({"prompt": "a", "prefix": [1] * 16}, "0 to 15"),
         ({"prompt": "a", "prefix": [0.5]}, "integers"),
-        ({"prompt": "a", "prefix": torch.zeros(2, 2).long()}, r"\[1, 0 to 15\]"),
+        ({"prompt": "a", "prefix": torch.zeros(2, 2).long()}, r"expected integers \[n\] or \[1, n\]"),
+        ({"prompt": "a", "prefix": 3}, "expected integers"),
+        ({"prompt": "a", "prefix": torch.tensor(3)}, "expected integers"),
         ({"prompt": "a", "generator": [torch.Generator()] * 2}, "2 generators"),
     ],
 )

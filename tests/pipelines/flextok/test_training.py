@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from pipelines.flextok import (
     train_flexar,
     train_tokenizer,
 )
-from pipelines.flextok.blocks import normalize
+from pipelines.flextok.blocks import Trunk, normalize
 from pipelines.flextok.train_flexar import FlexARTask
 from pipelines.flextok.train_tokenizer import (
     DecoderTask,
@@ -31,7 +32,7 @@ from pipelines.flextok.train_tokenizer import (
     token_count,
 )
 from pipelines.storybook.detector import StorybookEyes, StorybookJudge
-from pipelines.storybook.scene import Scene, SceneObject, is_held_out_pair
+from pipelines.storybook.scene import Scene, SceneObject, has_held_out, is_held_out_pair
 from pipelines.storybook.vocabulary import COLOURS, KINDS, PLACES
 from pipelines.training.loop import LoopConfig, Run, slice_of
 from pipelines.weights import lenders, verify_folder
@@ -195,14 +196,41 @@ def test_the_encoder_learns_alone_by_what_can_be_read_from_its_tokens(published,
     losses = [run.train_step()["loss"] for _ in range(60)]
     assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:10])
     metrics = run.evaluate()
-    assert set(metrics) == {"held_out_read", "held_out_kind_1", "held_out_kind_4"}
+    assert set(metrics) == {
+        f"{part}_{what}" for part in ("seen", "held_out") for what in ("read", "kind_1", "kind_4")
+    }
+    drawn = {part: stream.latents.scene(0)[0] for part, stream in task.unseen.items()}
+    assert has_held_out(drawn["held_out"]) and not has_held_out(drawn["seen"])
     before = {name: (published / name / WEIGHTS).read_bytes() for name in ("encoder", "decoder")}
     run.save()
     arguments = ["encoder", "--state", str(tmp_path / "run"), "--folder", str(published)]
     publish.main([*arguments, "--parts", str(parts)])
     assert (published / "encoder" / WEIGHTS).read_bytes() != before["encoder"]
     assert (published / "decoder" / WEIGHTS).read_bytes() == before["decoder"]
-    FlexTokPipeline.from_pretrained(published)
+    kept = FlexTokPipeline.from_pretrained(published).config
+    assert (kept.default_steps, kept.default_guidance) == (3, 1.5)  # what the folder said before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["decoder"], "holds no decoder"),
+        (["flextok", "--keep", "4"], "flextok has no use for --keep; it is for flexar"),
+        (["flexar", "--steps", "4"], "flexar has no use for --steps"),
+        (["flexar", "--keep", "0"], "--keep is 0; allowed: 1 or more"),
+    ],
+)
+def test_what_can_not_be_published_changes_nothing(arguments, sentence, published, parts, tmp_path, capsys):
+    state = torch.load(tmp_path / "first" / "ema.pt", weights_only=True)
+    (tmp_path / "half").mkdir()
+    encoder = {name: value for name, value in state.items() if name.startswith("encoder.")}
+    torch.save(encoder, tmp_path / "half" / "ema.pt")
+    before = {path: path.read_bytes() for path in published.rglob("*") if path.is_file()}
+    common = ["--state", str(tmp_path / "half"), "--folder", str(published), "--parts", str(parts)]
+    with pytest.raises(SystemExit) as ended:
+        publish.main([*arguments, *common])
+    assert ended.value.code == 2 and sentence in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
 
 
 def test_the_autoencoder_beside_is_named_instead_of_copied(published, parts, tmp_path):
@@ -436,6 +464,20 @@ def test_labels_say_what_stands_where():
     assert [PLACES[i] for i in labels.places] == ["room", "beach"]
 
 
+def test_middle_patches_come_from_the_middle_block():
+    trunk = Trunk(8, 4, 4, 1.0)
+    x = torch.randn(1, 70, 8)
+    with torch.no_grad(), token_readers.middle_patches(trunk) as seen:
+        for block in trunk.blocks:
+            x = block(x, None)
+            if block is trunk.blocks[2]:
+                middle = x
+        assert len(seen) == 1 and seen[0].equal(middle[:, :64])
+        trunk.blocks[2](x, None)
+    trunk.blocks[2](x, None)  # outside of it nothing is collected
+    assert len(seen) == 2
+
+
 def test_the_gist_is_read_from_as_many_tokens_as_are_given():
     torch.manual_seed(2)
     reader = token_readers.GistReader({"num_registers": 256, "levels": (8, 5, 5, 5)})
@@ -450,6 +492,8 @@ def test_the_gist_is_read_from_as_many_tokens_as_are_given():
     other[:, 5:] *= -1
     assert error(codes, 5).equal(error(other, 5)) and not error(codes, 6).equal(error(other, 6))
     assert error(codes[:, :5], 5).equal(error(codes, 5))
+    elsewhere = token_readers.scene_labels([Scene("room", (replace(ball, x=0.1),))])
+    assert not error(codes, 5).equal(error(codes, 5, elsewhere))  # the object in the cell that is asked for
     assert not error(codes * 0, 4).equal(error(codes * 0, 5))  # a token of zeros is a token
     nothing = token_readers.scene_labels([Scene("room", ())])
     assert error(codes, 5, nothing).isfinite()
@@ -479,5 +523,10 @@ def test_words_are_told_apart_from_words_drawn_with_the_other_one():
 def test_features_that_point_the_same_way_are_alike():
     features, weights = torch.randn(2, 32, 8, 8), torch.ones(2, 8, 8)
     read = features.permute(0, 2, 3, 1)
+    half = read.clone()
+    half[:, :4] *= -1  # wrong where the weight is
+    heavy = torch.cat([torch.full((2, 4, 8), 2.0), torch.zeros(2, 4, 8)], dim=1)
+    assert float(token_readers.unlike_features(half, features, heavy)) == pytest.approx(2.0)
+    assert float(token_readers.unlike_features(half, features, 2 - heavy)) == pytest.approx(0.0, abs=1e-6)
     assert float(token_readers.unlike_features(3 * read, features, weights)) == pytest.approx(0.0, abs=1e-6)
     assert float(token_readers.unlike_features(-read, features, weights)) == pytest.approx(2.0)

@@ -91,7 +91,9 @@ def test_text_becomes_tokens(studio: Studio, tokenizer: DrawingTokenizer) -> Non
     job = finished(studio, studio.submit(TokenGenerateRequest("a red dragon", keep=8, prefix=(1, 2, 3))))
     assert job.result["tokens"][:3] == [1, 2, 3] and job.result["count"] == 8
     assert job.unknown_words == ("dragon",) and job.warnings[-1] == "careful"
-    tokenizer.generates = False
+    few = finished(studio, studio.submit(TokenGenerateRequest("a red ball")))
+    assert few.request.keep == few.result["count"] == tokenizer.drawn
+    tokenizer.drawn = 0
     with pytest.raises(StudioError, match="makes no tokens from text") as refused:
         studio.submit(TokenGenerateRequest("a red ball"))
     assert refused.value.exit_code == 2
@@ -144,7 +146,8 @@ def test_fields_are_refused_by_name(make: Any, field: str) -> None:
 
 
 def test_requests_survive_the_record(studio: Studio) -> None:
-    request = TokenGenerateRequest("a red ball", prefix=(1, 2), temperature=0.5, model="storybook-flextok")
+    fields = {"keep": 6, "prefix": (1, 2), "temperature": 0.5, "model": "storybook-flextok"}
+    request = TokenGenerateRequest("a red ball", **fields)
     assert finished(studio, studio.submit(request)).request == request
 
 
