@@ -108,7 +108,8 @@ def compare_cache(pipeline: Any, prompts: Sequence[str], repeats: int = 1) -> Co
     sampling = TokenSampling(guidance_scale=2.0, temperature=0.0)
 
     def ids(use_cache: bool) -> torch.Tensor:
-        return pipeline.generate(prompts, sampling=sampling, use_cache=use_cache)
+        keep = pipeline.num_tokens
+        return pipeline.generate(prompts, keep=keep, sampling=sampling, use_cache=use_cache)
 
     pictures = f"{len(prompts)} picture{'s' * (len(prompts) > 1)}"
     name = f"key-value cache, {pipeline.num_tokens} tokens, {pictures}"
