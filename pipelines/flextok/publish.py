@@ -89,12 +89,11 @@ def _settings(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """What the options say of decoding and drawing, else the folder's index, else the recipe's numbers."""
     path = options.folder / "model_index.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    return {
-        f"default_{name}": known.get(f"default_{name}", SETTINGS[name])
-        if getattr(options, name) is None
-        else getattr(options, name)
-        for name in names
-    }
+    settings = {}
+    for name in names:
+        told = (getattr(options, name), known.get(f"default_{name}"), SETTINGS[name])
+        settings[f"default_{name}"] = next(value for value in told if value is not None)
+    return settings
 
 
 def _save(model: Any, folder: Path) -> None:
